@@ -1,0 +1,31 @@
+# `make demo` and `make test` do all the set-up that they need, in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test unit lint bench clean
+
+$(STAMP): pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[server,test]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/ray-jobs run --working-dir examples/quickstart \
+	    --runtime-env-json '{"pip": ["requests==2.31.0"]}' -- python script.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy ray_jobs dashboard_module tests
+
+unit: $(STAMP)
+	$(BIN)/pytest tests/unit
+
+test: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

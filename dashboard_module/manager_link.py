@@ -1,0 +1,105 @@
+"""The face's way to the JobManager actor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from ray_jobs import _ray
+from ray_jobs.errors import ServerNotReady
+from ray_jobs.manager.actor import ACTOR_NAME, MAX_CONCURRENCY, JobManager
+from ray_jobs.manager.supervisors import HEAD_RESOURCE, HEAD_RESOURCE_SHARE
+
+logger = logging.getLogger(__name__)
+
+#: How long a call waits for a manager that is being restarted, before the client gets a 503.
+CALL_TIMEOUT_S = 60.0
+RETRY_AFTER_S = 1
+
+
+class RayManager:
+    """`ManagerPort` by way of Ray. `connect` blocks while it connects this process to the cluster."""
+
+    def __init__(self, connect: Callable[[], None]) -> None:
+        self._connect = connect
+        self._handle: Any = None
+        self._connected = False
+        self._lock = asyncio.Lock()
+
+    async def attach(self, create: bool) -> bool:
+        """Find the manager, or start it where there is none if `create`. Returns whether it is there."""
+        if self._handle is not None:
+            return True
+        async with self._lock:
+            if self._handle is None:
+                self._handle = await asyncio.to_thread(self._find, create)
+        return self._handle is not None
+
+    def _find(self, create: bool) -> Any:
+        if not self._connected:
+            self._connect()
+            self._connected = True
+        if create:
+            return start_manager()
+        try:
+            return ray.get_actor(ACTOR_NAME, namespace=_ray.NAMESPACE)
+        except ValueError:
+            return None
+
+    async def submit(self, request_json: bytes, request_key: str) -> bytes:
+        return await self._call("submit", request_json, request_key)
+
+    async def stop(self, submission_id: str) -> bytes:
+        return await self._call("stop", submission_id)
+
+    async def delete(self, submission_id: str) -> bytes:
+        return await self._call("delete", submission_id)
+
+    async def changes(self, epoch: int, since: int, timeout_s: float) -> bytes:
+        return await self._call("changes", epoch, since, timeout_s)
+
+    async def _call(self, method: str, *args: Any) -> bytes:
+        """Call the manager. While it restarts Ray repeats the call; each is idempotent."""
+        await self.attach(create=True)
+        call = getattr(self._handle, method).options(max_task_retries=-1)
+        try:
+            answer: bytes = await asyncio.wait_for(call.remote(*args), CALL_TIMEOUT_S)
+        except RayActorError as error:
+            self._handle = None  # dead for good: the next call finds or starts another
+            raise not_ready(error) from None
+        except (RayError, asyncio.TimeoutError) as error:
+            raise not_ready(error) from None
+        return answer
+
+
+def start_manager() -> Any:
+    """Start the cluster's JobManager, or return it if it runs. Blocking."""
+    return (
+        ray.remote(JobManager)
+        .options(
+            name=ACTOR_NAME,
+            namespace=_ray.NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            max_restarts=-1,
+            num_cpus=0,
+            # By resource, not by node id: a restarted head is a new node.
+            resources={HEAD_RESOURCE: HEAD_RESOURCE_SHARE},
+            max_concurrency=MAX_CONCURRENCY,
+            enable_task_events=False,
+            runtime_env={"env_vars": {_ray.NICENESS_VARIABLE: "0"}},
+        )
+        .remote()
+    )
+
+
+def not_ready(error: Exception) -> ServerNotReady:
+    logger.warning("The JobManager can't be reached: %s", error)
+    return ServerNotReady(
+        "The job manager is being restarted; try again.", retry_after_s=RETRY_AFTER_S
+    )

@@ -1,0 +1,497 @@
+"""The zygote and its keepers: the processes between a supervisor and a job's entrypoint.
+
+Standard library only. The source of this file is handed to `python -I -S -c`, so that it runs on
+nodes where ray_jobs isn't installed.
+
+One *zygote* per node listens on a Unix socket and forks a *keeper* per job. A keeper is the parent
+of the entrypoint and a subreaper: whatever the job starts, in sessions of its own too, stays below
+it and ends with it. It outlives the supervisor that asked for it; another one finds it by its
+control socket, and its outcome in the status file.
+
+Protocol, one JSON object a line. To the zygote: a spawn order. To a keeper: `{"op": "stop",
+"signal": 15, "wait_s": 3.0}`. From a keeper: the status record, once on connection and once at the
+end. Its `state` is one of
+  running           the entrypoint runs
+  exited            it ended, and every process that it started is gone
+  failed_to_start   it could not be executed
+  exists            (answer to a spawn order only) this attempt was started before
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+STATUS_FILE = "status.json"
+CONTROL_SOCKET = "control.sock"
+STATUS_BYTES = 2048
+PR_SET_CHILD_SUBREAPER = 36
+MAX_ORDER_BYTES = 64 * 1024 * 1024
+#: How often a kernel without pidfd_open (before 5.3) is asked whether the raylet lives.
+RAYLET_POLL_MS = 500
+#: Between two rounds of killing. Each round is woken earlier by the death of a child.
+KILL_ROUND_MS = 50
+#: A process in uninterruptible sleep doesn't die: the end of the job is reported all the same.
+KILL_GIVE_UP_S = 10.0
+MAX_STOP_ROUNDS = 100
+
+
+class Raylet:
+    """The node's raylet, whose death every process here must notice by itself.
+
+    `ray stop` finds processes by their command line, and ours aren't among them.
+    """
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.fd = None
+        self.dead = False
+        try:
+            self.fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self.dead = True
+        except (AttributeError, OSError):
+            self.fd = None
+
+    def register(self, poller):
+        if self.fd is not None:
+            poller.register(self.fd, select.POLLIN)
+
+    def timeout_ms(self):
+        return None if self.fd is not None else RAYLET_POLL_MS
+
+    def is_dead(self, ready_fds):
+        if self.fd is not None:
+            self.dead = self.dead or self.fd in ready_fds
+        elif not self.dead:
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                self.dead = True
+        return self.dead
+
+
+@contextlib.contextmanager
+def short_path(directory, name):
+    """Yield a path to `directory/name` that fits into a socket address (108 bytes)."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield "/proc/self/fd/%d/%s" % (fd, name)
+    finally:
+        os.close(fd)
+
+
+def listen(directory, name, backlog):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with short_path(directory, name) as path:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener.bind(path)
+    listener.listen(backlog)
+    return listener
+
+
+def peer_is_trusted(connection):
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    _, uid, _ = struct.unpack("3i", credentials)
+    return uid in (0, os.getuid())
+
+
+def encode(message):
+    return json.dumps(message).encode() + b"\n"
+
+
+# --- the keeper -----------------------------------------------------------------------------
+
+
+def children_of(pid):
+    """Return the pids of the children of a process, or None where the kernel can't tell."""
+    found = []
+    try:
+        threads = os.listdir("/proc/%d/task" % pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for thread in threads:
+        try:
+            with open("/proc/%d/task/%s/children" % (pid, thread), "rb") as file:
+                found.extend(int(child) for child in file.read().split())
+        except FileNotFoundError:
+            if os.path.isdir("/proc/%d/task/%s" % (pid, thread)):
+                return None
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def children_by_parent():
+    """Return every process's children, from /proc/*/stat: for kernels without `children`."""
+    table = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open("/proc/%s/stat" % entry, "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            table.setdefault(parent, []).append(int(entry))
+    return table
+
+
+def descendants():
+    """Return the pids of every process below this one."""
+    found = set()
+    pending = [os.getpid()]
+    table = None
+    while pending:
+        pid = pending.pop()
+        below = table.get(pid, []) if table is not None else children_of(pid)
+        if below is None:
+            table = children_by_parent()
+            below = table.get(pid, [])
+        pending.extend(child for child in below if child not in found)
+        found.update(below)
+    return found
+
+
+def send_signal(pids, signum):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signum)
+
+
+def kill_descendants():
+    """Kill everything below this process.
+
+    Stopped first, until a look finds nothing new: what forks for ever would outrun the killing.
+    """
+    seen = set()
+    for _ in range(MAX_STOP_ROUNDS):
+        new = descendants() - seen
+        if not new:
+            break
+        send_signal(new, signal.SIGSTOP)
+        seen |= new
+    send_signal(seen, signal.SIGKILL)
+
+
+class Keeper:
+    def __init__(self, order, connection, raylet):
+        self.order = order
+        self.raylet = raylet
+        self.directory = order["directory"]
+        self.connections = {connection.fileno(): (connection, bytearray())}
+        self.status = {"state": "starting", "attempt": order["attempt"]}
+        self.entrypoint_pid = None
+        self.exit_code = None
+        self.stop_deadline = None
+        self.kill_deadline = None
+        self.childless = False
+
+    def run(self):
+        try:
+            os.mkdir(self.directory, 0o700)
+        except FileExistsError:
+            self.broadcast({"state": "exists", "attempt": self.order["attempt"]})
+            return
+        path = os.path.join(self.directory, STATUS_FILE)
+        self.status_fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self.write_status()
+        self.listener = listen(self.directory, CONTROL_SOCKET, 16)
+        self.listener.setblocking(False)
+        self.wake_fd = self.catch_child_signals()
+        try:
+            self.entrypoint_pid = self.start()
+        except OSError as error:
+            self.status.update(state="failed_to_start", error=str(error))
+            self.write_status()
+            self.broadcast(self.status)
+            return
+        self.status.update(
+            state="running", pid=self.entrypoint_pid, started_at_ms=int(time.time() * 1000)
+        )
+        self.write_status()
+        self.broadcast(self.status)
+        self.loop()
+        self.status.update(
+            state="exited",
+            code=self.exit_code,
+            ended_at_ms=int(time.time() * 1000),
+            node_died=self.raylet.dead,
+        )
+        self.write_status()
+        self.broadcast(self.status)
+
+    def catch_child_signals(self):
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        return read_fd
+
+    def write_status(self):
+        """Write the record in place: its blocks exist, so a full disk can't lose it."""
+        text = json.dumps(self.status).encode()
+        os.pwrite(self.status_fd, text.ljust(STATUS_BYTES - 1) + b"\n", 0)
+
+    def broadcast(self, message):
+        for connection, _ in list(self.connections.values()):
+            self.send(connection, message)
+
+    def send(self, connection, message):
+        try:
+            connection.sendall(encode(message))
+        except OSError:
+            self.disconnect(connection)
+
+    def disconnect(self, connection):
+        self.connections.pop(connection.fileno(), None)
+        connection.close()
+
+    def start(self):
+        """Fork the entrypoint and return its pid. Raises OSError if it can't be executed."""
+        order = self.order
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        log_fd = os.open(order["log_path"], flags, 0o600)
+        try:
+            if order["log_header"]:
+                with contextlib.suppress(OSError):  # a full disk is the log's trouble, not the job's
+                    os.write(log_fd, order["log_header"].encode("utf-8", "surrogateescape"))
+            error_read, error_write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                self.become_entrypoint(log_fd, error_write)
+            os.close(error_write)
+            with open(error_read, "rb") as errors:
+                failure = errors.read()
+        finally:
+            os.close(log_fd)
+        if failure:
+            os.waitpid(pid, 0)
+            number, _, what = failure.decode().partition(" ")
+            raise OSError(int(number), "%s (%s)" % (os.strerror(int(number)), what))
+        return pid
+
+    def become_entrypoint(self, log_fd, error_write):
+        step = "preparing"
+        try:
+            os.setsid()
+            null_fd = os.open("/dev/null", os.O_RDONLY)
+            os.dup2(null_fd, 0)
+            os.dup2(log_fd, 1)
+            os.dup2(log_fd, 2)
+            signal.set_wakeup_fd(-1)
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                with contextlib.suppress(OSError, ValueError):
+                    signal.signal(number, signal.SIG_DFL)
+            # Ray blocks SIGINT in its processes, and a mask outlives exec.
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            with contextlib.suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, 0, self.order["niceness"])
+            step = "working directory " + self.order["cwd"]
+            os.chdir(self.order["cwd"])
+            step = self.order["argv"][0]
+            os.execve(self.order["argv"][0], self.order["argv"], self.order["env"])
+        except BaseException as error:
+            number = getattr(error, "errno", None) or 22
+            os.write(error_write, ("%d %s" % (number, step)).encode())
+        finally:
+            os._exit(127)
+
+    def loop(self):
+        """Serve orders until the entrypoint and everything that it started is gone."""
+        while True:
+            self.reap()
+            if self.exit_code is not None and self.childless:
+                return
+            if self.exit_code is not None and self.stop_deadline is None:
+                self.begin_killing()
+            if self.kill_deadline is not None:
+                kill_descendants()
+                self.reap()
+                if self.childless:
+                    return
+                if time.monotonic() > self.kill_deadline:
+                    return
+            self.wait_for_events()
+
+    def begin_killing(self):
+        if self.kill_deadline is None:
+            self.kill_deadline = time.monotonic() + KILL_GIVE_UP_S
+
+    def wait_for_events(self):
+        poller = select.poll()
+        poller.register(self.wake_fd, select.POLLIN)
+        poller.register(self.listener, select.POLLIN)
+        if not self.raylet.dead:
+            self.raylet.register(poller)
+        for fd in self.connections:
+            poller.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in poller.poll(self.timeout_ms())}
+        if self.wake_fd in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.wake_fd, 4096)
+        if not self.raylet.dead and self.raylet.is_dead(ready):
+            self.begin_killing()
+        if self.stop_deadline is not None and time.monotonic() >= self.stop_deadline:
+            self.begin_killing()
+        if self.listener.fileno() in ready:
+            self.accept()
+        for fd in ready & set(self.connections):
+            self.receive(fd)
+
+    def timeout_ms(self):
+        timeouts = [self.raylet.timeout_ms()]
+        if self.kill_deadline is not None:
+            timeouts.append(KILL_ROUND_MS)
+        elif self.stop_deadline is not None:
+            left_s = self.stop_deadline - time.monotonic()
+            timeouts.append(max(0, int(left_s * 1000) + 1))
+        return min((ms for ms in timeouts if ms is not None), default=None)
+
+    def reap(self):
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.childless = True
+                return
+            if pid == 0:
+                return
+            if pid == self.entrypoint_pid:
+                self.exit_code = os.waitstatus_to_exitcode(status)
+
+    def accept(self):
+        connection, _ = self.listener.accept()
+        if not peer_is_trusted(connection):
+            connection.close()
+            return
+        self.connections[connection.fileno()] = (connection, bytearray())
+        self.send(connection, self.status)
+
+    def receive(self, fd):
+        connection, buffer = self.connections[fd]
+        try:
+            data = connection.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self.disconnect(connection)
+            return
+        buffer += data
+        while b"\n" in buffer:
+            line, _, rest = bytes(buffer).partition(b"\n")
+            buffer[:] = rest
+            message = json.loads(line)
+            if message["op"] == "stop":
+                self.stop(message["signal"], message["wait_s"])
+
+    def stop(self, signum, wait_s):
+        if self.stop_deadline is not None or self.exit_code is not None:
+            return
+        self.status["stopped"] = True
+        self.stop_deadline = time.monotonic() + wait_s
+        send_signal(descendants(), signum)
+
+
+# --- the zygote -----------------------------------------------------------------------------
+
+
+def read_line(connection):
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        chunk = connection.recv(1 << 20)
+        if not chunk or len(data) > MAX_ORDER_BYTES:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def keep(connection, raylet):
+    """Run a keeper: the whole life of a forked child of the zygote."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    with contextlib.suppress(OSError):
+        # Ray makes its workers the first victims of the kernel's OOM killer. The keeper must
+        # outlive its job, to report it; lowering the score needs privileges.
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("0")
+    line = read_line(connection)
+    if line is not None:
+        Keeper(json.loads(line), connection, raylet).run()
+
+
+def serve(listener, lock_fd, raylet):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the kernel
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    raylet.register(poller)
+    gc.collect()
+    gc.freeze()
+    while True:
+        ready = {fd for fd, _ in poller.poll(raylet.timeout_ms())}
+        if raylet.is_dead(ready):
+            return
+        if listener.fileno() not in ready:
+            continue
+        connection, _ = listener.accept()
+        with connection:
+            if not peer_is_trusted(connection):
+                continue
+            try:
+                pid = os.fork()
+            except OSError as error:
+                message = {"state": "failed_to_start", "error": "fork: %s" % error}
+                with contextlib.suppress(OSError):
+                    connection.sendall(encode(message))
+                continue
+            if pid == 0:
+                listener.close()
+                os.close(lock_fd)
+                code = 1
+                try:
+                    keep(connection, raylet)
+                    code = 0
+                except Exception as error:
+                    message = {"state": "failed_to_start", "error": "keeper: %s" % error}
+                    with contextlib.suppress(OSError):
+                        connection.sendall(encode(message))
+                finally:
+                    os._exit(code)
+
+
+def run_zygote(directory, name, raylet_pid):
+    """Become the node's zygote, or return at once if there is one.
+
+    Returns in the caller's direct child once the socket listens; the zygote itself is a grandchild
+    in a session of its own, which no mechanism of Ray's reaches.
+    """
+    os.makedirs(directory, 0o700, exist_ok=True)
+    lock_fd = os.open(os.path.join(directory, name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    listener = listen(directory, name, 1024)
+    if os.fork() != 0:
+        return
+    os.setsid()
+    os.chdir("/")
+    serve(listener, lock_fd, Raylet(raylet_pid))
+    with short_path(directory, name) as path, contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+if __name__ == "__main__":
+    run_zygote(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,208 @@
+"""The JobManager actor: what the HTTP face calls.
+
+Detached and restartable, one per cluster, on the head node. Calls may be repeated by Ray when the
+actor was restarted under them, so each is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import uuid
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from ray_jobs import _ray
+from ray_jobs.errors import (
+    DuplicateSubmissionId,
+    InvalidRequest,
+    InvalidRuntimeEnv,
+    JobNotFound,
+    JobNotTerminal,
+    RayJobsError,
+)
+from ray_jobs.manager.joblog import JobLogs
+from ray_jobs.manager.journal import Journal
+from ray_jobs.manager.runner import Runner, now_ms
+from ray_jobs.manager.supervisors import Supervisors
+from ray_jobs.models import JobStatus, SubmitRequest
+from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
+from ray_jobs.store import KvStore
+from ray_jobs.validation import validate
+
+logger = logging.getLogger(__name__)
+
+ACTOR_NAME = "ray_jobs_manager"
+MAX_CONCURRENCY = 10_000
+#: Jobs of Ray's own server that still run are looked at so often; Ray tells nobody of changes.
+FOREIGN_REFRESH_S = 2.0
+
+_submit_decoder = msgspec.json.Decoder(SubmitRequest)
+
+
+class JobManager:
+    """The only writer of job state (rule 1)."""
+
+    def __init__(self) -> None:
+        self._ready: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    # --- calls ------------------------------------------------------------------------------
+
+    async def submit(self, request_json: bytes, request_key: str) -> bytes:
+        """Record a job and begin to run it. The answer is a `ManagerReply`."""
+        return await self._reply(self._submit(request_json, request_key))
+
+    async def stop(self, submission_id: str) -> bytes:
+        """Request the end of a job. The answer is a `ManagerReply`."""
+        return await self._reply(self._stop(submission_id))
+
+    async def delete(self, submission_id: str) -> bytes:
+        """Remove a job that has ended. The answer is a `ManagerReply`."""
+        return await self._reply(self._delete(submission_id))
+
+    async def changes(self, epoch: int, since: int, timeout_s: float) -> bytes:
+        """Return a `ChangeBatch` of what came after a revision, once there is something."""
+        await self._until_ready()
+        return encode_message(await self._journal.changes(epoch, since, timeout_s))
+
+    # --- inside -----------------------------------------------------------------------------
+
+    async def _reply(self, call: Coroutine[Any, Any, ManagerReply]) -> bytes:
+        try:
+            await self._until_ready()
+            return encode_message(await call)
+        except RayJobsError as error:
+            call.close()
+            return encode_message(ManagerReply(error=ErrorBody(error.code, error.message)))
+
+    async def _until_ready(self) -> None:
+        # An actor's constructor isn't a coroutine: the first call starts the recovery.
+        if self._ready is None or failed(self._ready):
+            self._ready = asyncio.ensure_future(self._recover())
+        await asyncio.shield(self._ready)
+
+    async def _recover(self) -> None:
+        """Take over: claim the epoch, read every record, lead the live jobs on."""
+        kv = _ray.Kv()
+        store = KvStore(kv)
+        epoch = await store.claim_epoch()
+        records = await store.load()
+        await store.repair_mirror(records)
+        self._kv = kv
+        self._store = store
+        self._logs = JobLogs(_ray.logs_dir())
+        self._journal = Journal(store, epoch, on_superseded=leave)
+        self._journal.seed(records)
+        dashboard_url = await _ray.dashboard_url(kv)
+        supervisors = Supervisors(
+            # RAY_ADDRESS is the GCS's address inside a job; job clients need the dashboard's.
+            default_env={"RAY_API_SERVER_ADDRESS": dashboard_url} if dashboard_url else {}
+        )
+        self._runner = Runner(self._journal, supervisors, self._logs, kv)
+        live = [record for record in records if not record.status.is_terminal()]
+        for record in live:
+            if not record.foreign:
+                self._runner.run(record.submission_id, recovering=True)
+        if any(record.foreign for record in live):
+            self._spawn(self._refresh_foreign())
+        logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
+
+    async def _submit(self, request_json: bytes, request_key: str) -> ManagerReply:
+        request = _submit_decoder.decode(request_json)
+        submission_id = request.submission_id or request.job_id
+        assert submission_id is not None
+        known = self._journal.get(submission_id)
+        if known is not None and known.request_key != request_key:
+            raise duplicate(submission_id)
+        if known is None:
+            record = new_record(request, submission_id, request_key)
+            if not await self._journal.create(record):
+                raise duplicate(submission_id)
+            self._logs.begin(record)
+            self._runner.run(submission_id)
+        await self._journal.settled(submission_id)
+        return ManagerReply(value=submission_id, batch=self._journal.batch_of(submission_id))
+
+    async def _stop(self, submission_id: str) -> ManagerReply:
+        if self._journal.get(submission_id) is None:
+            raise JobNotFound(f"Job {submission_id} does not exist")
+        live = await self._runner.stop(submission_id)
+        return ManagerReply(value=live, batch=self._journal.batch_of(submission_id))
+
+    async def _delete(self, submission_id: str) -> ManagerReply:
+        record = self._journal.get(submission_id)
+        if record is None:
+            raise JobNotFound(f"Job {submission_id} does not exist")
+        if not record.status.is_terminal():
+            raise JobNotTerminal(
+                f"Attempted to delete job '{submission_id}', but it is in a non-terminal state"
+                f" {record.status}. Stop it first."
+            )
+        await self._journal.delete(submission_id)
+        return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
+
+    async def _refresh_foreign(self) -> None:
+        """Follow the jobs of Ray's own server that ran when we took over, to their end."""
+        while True:
+            foreign = [each for each in self._journal.records() if each.foreign]
+            live = {each.submission_id: each for each in foreign if not each.status.is_terminal()}
+            if not live:
+                return
+            await asyncio.sleep(FOREIGN_REFRESH_S)
+            for record in await self._store.load_mirror(list(live)):
+                if msgspec.structs.replace(live[record.submission_id], revision=0) != record:
+                    self._journal.observe(record)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> JobRecord:
+    """Return the record of a new job. Raises `InvalidRequest`."""
+    validate(request)
+    try:
+        runtime_env = _ray.normalised_runtime_env(request.runtime_env or {})
+    except (TypeError, ValueError) as error:
+        raise InvalidRuntimeEnv(f"Malformed runtime_env: {error}") from None
+    selector = request.entrypoint_label_selector
+    problem = _ray.label_selector_error(selector) if selector else None
+    if problem:
+        raise InvalidRequest(f"Malformed entrypoint_label_selector: {problem}")
+    return JobRecord(
+        submission_id=submission_id,
+        entrypoint=request.entrypoint,
+        status=JobStatus.PENDING,
+        start_time=now_ms(),
+        metadata=request.metadata or {},
+        runtime_env=runtime_env,
+        entrypoint_num_cpus=request.entrypoint_num_cpus,
+        entrypoint_num_gpus=request.entrypoint_num_gpus,
+        entrypoint_memory=request.entrypoint_memory,
+        entrypoint_resources=request.entrypoint_resources,
+        entrypoint_label_selector=selector,
+        attempt=uuid.uuid4().hex,
+        request_key=request_key,
+    )
+
+
+def duplicate(submission_id: str) -> DuplicateSubmissionId:
+    return DuplicateSubmissionId(
+        f"Job with submission_id {submission_id} already exists. Please use a different"
+        " submission_id."
+    )
+
+
+def failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def leave() -> None:
+    """End this process: another manager has taken over, and this one may do no harm."""
+    logger.error("Another JobManager has taken over; leaving.")
+    os._exit(1)

@@ -1,0 +1,78 @@
+"""The job's log file on the head node: the server's own lines, and the copy of a remote log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from datetime import datetime
+from typing import Any
+
+from ray_jobs.manager.supervisors import log_name
+from ray_jobs.records import JobRecord
+from ray_jobs.supervisor import set_aside
+
+logger = logging.getLogger(__name__)
+
+#: How much of a worker node's log is fetched at once, and how long a fetch waits for more.
+COPY_CHUNK_BYTES = 1024 * 1024
+COPY_WAIT_S = 30.0
+
+
+class JobLogs:
+    """The log files of the jobs on this node, the head."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def path(self, submission_id: str) -> str:
+        return os.path.join(self._directory, log_name(submission_id))
+
+    def begin(self, record: JobRecord) -> None:
+        """Start the log of a new job. An earlier, deleted job's of the same id is set aside."""
+        path = self.path(record.submission_id)
+        set_aside(path)
+        if record.runtime_env:
+            self.append(record.submission_id, timestamped("Runtime env is setting up."))
+
+    def append(self, submission_id: str, text: str) -> None:
+        """Add the server's own words. A full disk doesn't fail the job."""
+        try:
+            fd = os.open(
+                self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
+            )
+            with open(fd, "ab") as file:
+                file.write(text.encode("utf-8", "replace"))
+        except OSError:
+            logger.exception("Can't write to the log of job %s.", submission_id)
+
+    def size(self, submission_id: str) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.getsize(self.path(submission_id))
+        return 0
+
+    async def copy_remote(self, record: JobRecord, supervisor: Any) -> None:
+        """Copy the log of a job on a worker node here while it grows, each byte once.
+
+        Resumes where an earlier manager ended: the position is the size of the file here.
+        """
+        offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
+        while True:
+            data, complete = await supervisor.read_log.remote(
+                record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
+            )
+            if data:
+                self._append_bytes(record.submission_id, data)
+                offset += len(data)
+            if complete:
+                return
+
+    def _append_bytes(self, submission_id: str, data: bytes) -> None:
+        fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with open(fd, "ab") as file:
+            file.write(data)
+
+
+def timestamped(text: str) -> str:
+    now = datetime.now()
+    return f"{now:%Y-%m-%d %H:%M:%S},{now.microsecond // 1000:03d}\tINFO ray-jobs -- {text}\n"

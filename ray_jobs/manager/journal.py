@@ -1,0 +1,222 @@
+"""The journal: every job record in memory, written to the store first and published after.
+
+One writer loop takes what was queued, writes it in one go and publishes it in the order of its
+revisions, so a replica that has seen revision n has seen all before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from ray_jobs.records import Change, ChangeBatch, JobRecord, encode_record
+from ray_jobs.store import JobStore, Superseded
+
+logger = logging.getLogger(__name__)
+
+#: A change batch holds at most so many jobs, so that no reply blocks its reader for long.
+MAX_BATCH_CHANGES = 2_000
+#: Deletions older than the newest so many aren't remembered: who missed them gets a full list.
+MAX_TOMBSTONES = 10_000
+FIRST_RETRY_S = 0.05
+LAST_RETRY_S = 2.0
+
+
+class Journal:
+    """All job records, and the stream of their changes.
+
+    `on_superseded` is called once when another manager has taken over: nothing is written any more.
+    """
+
+    def __init__(self, store: JobStore, epoch: int, on_superseded: Callable[[], None]) -> None:
+        self.epoch = epoch
+        self.revision = 0
+        self._store = store
+        self._on_superseded = on_superseded
+        #: As published: what is in the store. Ordered by revision, the latest change last.
+        self._records: dict[str, JobRecord] = {}
+        self._encoded: dict[str, bytes] = {}
+        #: With what is still on its way to the store: transitions start from here.
+        self._latest: dict[str, JobRecord] = {}
+        self._tombstones: deque[tuple[int, str]] = deque()
+        self._oldest_known = 0
+        self._queue: dict[str, JobRecord | None] = {}
+        self._written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queued = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._writer = asyncio.ensure_future(self._write_loop())
+
+    def seed(self, records: list[JobRecord]) -> None:
+        """Take over the records that a predecessor left in the store."""
+        for record in sorted(records, key=lambda each: each.start_time or 0):
+            self._latest[record.submission_id] = record
+            self._publish(record)
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def get(self, submission_id: str) -> JobRecord | None:
+        """Return the newest state of a job, though it may be on its way to the store yet."""
+        return self._latest.get(submission_id)
+
+    def records(self) -> list[JobRecord]:
+        return list(self._latest.values())
+
+    def batch_of(self, submission_id: str) -> ChangeBatch:
+        """Return one job's published state as a batch that a replica may apply out of turn."""
+        encoded = self._encoded.get(submission_id)
+        record = self._records.get(submission_id)
+        revision = record.revision if record else self.revision
+        return ChangeBatch(self.epoch, 0, [Change(revision, submission_id, encoded)])
+
+    async def changes(self, epoch: int, since: int, timeout_s: float) -> ChangeBatch:
+        """Return what changed after revision `since`, waiting up to `timeout_s` seconds for it."""
+        if epoch == self.epoch and since >= self.revision:
+            try:
+                await asyncio.wait_for(self._wait_for_change(since), timeout_s)
+            except asyncio.TimeoutError:
+                return ChangeBatch(self.epoch, self.revision, [])
+        if epoch != self.epoch or (0 < since < self._oldest_known):
+            return self._batch(0, reset=True)
+        return self._batch(since)
+
+    async def settled(self, submission_id: str) -> None:
+        """Wait until a new job is in the store (a repeated submission may come before that)."""
+        while submission_id in self._latest and submission_id not in self._records:
+            await self._changed.wait()
+
+    async def _wait_for_change(self, since: int) -> None:
+        while self.revision <= since:
+            await self._changed.wait()
+
+    def _batch(self, since: int, reset: bool = False) -> ChangeBatch:
+        changes: list[Change] = []
+        for submission_id in reversed(self._records):
+            record = self._records[submission_id]
+            if record.revision <= since:
+                break
+            changes.append(Change(record.revision, submission_id, self._encoded[submission_id]))
+        if not reset:
+            changes += [
+                Change(revision, submission_id, None)
+                for revision, submission_id in self._tombstones
+                if revision > since
+            ]
+        changes.sort(key=lambda change: change.revision)
+        more = len(changes) > MAX_BATCH_CHANGES
+        changes = changes[:MAX_BATCH_CHANGES]
+        revision = changes[-1].revision if more else self.revision
+        return ChangeBatch(self.epoch, revision, changes, reset=reset, more=more)
+
+    # --- writing ----------------------------------------------------------------------------
+
+    async def create(self, record: JobRecord) -> bool:
+        """Write a new job. Returns False if its id is taken."""
+        if record.submission_id in self._latest:
+            return False
+        self._latest[record.submission_id] = record
+        try:
+            created = await self._until_written(lambda: self._store.create(record))
+        except BaseException:
+            self._latest.pop(record.submission_id, None)
+            raise
+        if not created:
+            del self._latest[record.submission_id]
+            return False
+        self._publish(record)
+        return True
+
+    async def update(
+        self, submission_id: str, transition: Callable[[JobRecord], JobRecord | None]
+    ) -> JobRecord | None:
+        """Apply a transition and return once it is in the store.
+
+        Returns the new record, or None where the job doesn't exist or the transition doesn't apply.
+        """
+        record = self._latest.get(submission_id)
+        changed = transition(record) if record else None
+        if changed is None:
+            return None
+        self._latest[submission_id] = changed
+        await self._enqueue(submission_id, changed)
+        return changed
+
+    async def delete(self, submission_id: str) -> None:
+        """Remove a job, and return once it is gone from the store."""
+        await self._enqueue(submission_id, None)
+        self._latest.pop(submission_id, None)
+
+    def observe(self, record: JobRecord) -> None:
+        """Publish a record that somebody else wrote: a job of Ray's own server."""
+        self._latest[record.submission_id] = record
+        self._publish(record)
+
+    async def _enqueue(self, submission_id: str, record: JobRecord | None) -> None:
+        # Of several states of one job in a batch only the last is written: they would race.
+        self._queue.pop(submission_id, None)
+        self._queue[submission_id] = record
+        self._queued.set()
+        await asyncio.shield(self._written)
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._queued.wait()
+            self._queued.clear()
+            batch, self._queue = self._queue, {}
+            written = self._written
+            self._written = asyncio.get_running_loop().create_future()
+            records = [record for record in batch.values() if record is not None]
+            deleted = [key for key, record in batch.items() if record is None]
+            try:
+                await self._until_written(
+                    lambda records=records, deleted=deleted: self._store.write(records, deleted)
+                )
+            except Superseded as error:
+                written.set_exception(error)
+                return
+            for record in records:
+                self._publish(record)
+            for submission_id in deleted:
+                self._forget(submission_id)
+            written.set_result(None)
+
+    async def _until_written(self, write: Callable[[], object]) -> bool:
+        """Write, however long the store fails: late, never wrong."""
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                return bool(await write())  # type: ignore[misc]
+            except Superseded:
+                self._on_superseded()
+                raise
+            except Exception:  # noqa: BLE001 - whatever the store's client raises
+                logger.exception("The store failed; trying again in %.2f s.", delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(LAST_RETRY_S, delay_s * 2)
+
+    def _publish(self, record: JobRecord) -> None:
+        self.revision += 1
+        record = msgspec.structs.replace(record, revision=self.revision)
+        self._records.pop(record.submission_id, None)
+        self._records[record.submission_id] = record
+        self._encoded[record.submission_id] = encode_record(record)
+        self._wake()
+
+    def _forget(self, submission_id: str) -> None:
+        self.revision += 1
+        self._records.pop(submission_id, None)
+        self._encoded.pop(submission_id, None)
+        self._tombstones.append((self.revision, submission_id))
+        while len(self._tombstones) > MAX_TOMBSTONES:
+            self._oldest_known = self._tombstones.popleft()[0]
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def close(self) -> None:
+        self._writer.cancel()

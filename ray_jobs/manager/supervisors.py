@@ -1,0 +1,135 @@
+"""Making, finding and ending the supervisor actors."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from typing import Any
+
+import ray
+import ray.cloudpickle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_jobs import _ray, inotify, keeper, supervisor
+from ray_jobs.records import JobRecord
+from ray_jobs.validation import JOB_CONFIG_ENV_VAR, job_config_json
+
+#: A supervisor waits for its job's end and for orders at once.
+MAX_CONCURRENCY = 100
+#: Ray's label of a node's id is private; the head carries this resource under a public name.
+HEAD_RESOURCE = "node:__internal_head__"
+HEAD_RESOURCE_SHARE = 0.0001
+
+
+def _supervisor_class() -> Any:
+    # By value (rule 8): ray_jobs isn't installed where a supervisor may run.
+    for module in (inotify, supervisor):
+        ray.cloudpickle.register_pickle_by_value(module)
+    return ray.remote(supervisor.JobSupervisor)
+
+
+class Supervisors:
+    """The supervisor actors of this cluster, one per running job."""
+
+    def __init__(self, default_env: dict[str, str]) -> None:
+        self._class = _supervisor_class()
+        self._keeper_source = inspect.getsource(keeper)
+        self._drop_env = _ray.internal_env_vars()
+        self._default_env = default_env
+
+    def create(self, record: JobRecord, log_path: str) -> Any:
+        """Return a new supervisor in the job's runtime environment, placed as the job asks.
+
+        It may take long to come to life: the call itself doesn't wait.
+        """
+        resources = dict(record.entrypoint_resources or {})
+        options: dict[str, Any] = {}
+        if not record.reserves_resources() and not allows_worker_nodes():
+            resources[HEAD_RESOURCE] = HEAD_RESOURCE_SHARE
+        if record.entrypoint_memory:
+            options["memory"] = record.entrypoint_memory
+        if record.entrypoint_label_selector:
+            options["label_selector"] = record.entrypoint_label_selector
+        return self._new(
+            record.submission_id,
+            num_cpus=record.entrypoint_num_cpus or 0,
+            num_gpus=record.entrypoint_num_gpus or 0,
+            resources=resources,
+            runtime_env=supervisor_runtime_env(record, log_path),
+            **options,
+        )
+
+    def create_adopter(self, record: JobRecord) -> Any:
+        """Return a new supervisor on the node where the job runs already."""
+        assert record.driver_node_id is not None
+        return self._new(
+            record.submission_id,
+            num_cpus=0,
+            runtime_env={"env_vars": {_ray.NICENESS_VARIABLE: "0"}},
+            scheduling_strategy=NodeAffinitySchedulingStrategy(record.driver_node_id, soft=False),
+        )
+
+    def _new(self, submission_id: str, **options: Any) -> Any:
+        return self._class.options(
+            name=_ray.SUPERVISOR_NAME_PREFIX + submission_id,
+            namespace=_ray.SUPERVISOR_NAMESPACE,
+            # Detached, or it would die with the manager that owns it.
+            lifetime="detached",
+            max_concurrency=MAX_CONCURRENCY,
+            # Users don't know about this actor: keep it out of their task events.
+            enable_task_events=False,
+            **options,
+        ).remote(self._keeper_source)
+
+    def find(self, submission_id: str) -> Any | None:
+        """Return the supervisor that an earlier manager made for a job, or None."""
+        try:
+            return ray.get_actor(
+                _ray.SUPERVISOR_NAME_PREFIX + submission_id, namespace=_ray.SUPERVISOR_NAMESPACE
+            )
+        except ValueError:
+            return None
+
+    def order(self, record: JobRecord) -> dict[str, Any]:
+        """Return what a supervisor must know to start or adopt the job's attempt."""
+        env_vars = (record.runtime_env or {}).get("env_vars") or {}
+        config = job_config_json(record.runtime_env, record.metadata, record.submission_id)
+        return {
+            "attempt": record.attempt,
+            "entrypoint": record.entrypoint,
+            "log_name": log_name(record.submission_id),
+            "log_header": f"Running entrypoint for job {record.submission_id}: "
+            f"{record.entrypoint}\n",
+            "fresh_log": not record.on_head,
+            "env": {JOB_CONFIG_ENV_VAR: config},
+            "default_env": self._default_env,
+            "drop_env": self._drop_env,
+            "keeps_omp_num_threads": "OMP_NUM_THREADS" in env_vars,
+            "num_cpus": record.entrypoint_num_cpus or 0,
+        }
+
+
+def log_name(submission_id: str) -> str:
+    """Return the name of a job's log file, which Ray's own tools know."""
+    return f"job-driver-{submission_id}.log"
+
+
+def allows_worker_nodes() -> bool:
+    """Return whether a job that reserves nothing may run anywhere, by Ray's variable for it."""
+    return os.environ.get("RAY_JOB_ALLOW_DRIVER_ON_WORKER_NODES", "0") == "1"
+
+
+def supervisor_runtime_env(record: JobRecord, log_path: str) -> dict[str, Any]:
+    """Return the environment of a job's supervisor: the job's, and what only the worker needs."""
+    runtime_env = copy.deepcopy(record.runtime_env or {})
+    env_vars = dict(runtime_env.get("env_vars") or {})
+    env_vars[_ray.NICENESS_VARIABLE] = "0"
+    if not record.reserves_resources():
+        env_vars.update(_ray.KEEP_GPU_VARIABLES)
+    runtime_env["env_vars"] = env_vars
+    if _ray.stream_env_setup_log():
+        config = dict(runtime_env.get("config") or {})
+        config["log_files"] = [log_path]
+        runtime_env["config"] = config
+    return runtime_env

@@ -1,0 +1,121 @@
+"""The state machine of a job. Pure: a transition takes a record and gives a new one, or None.
+
+    PENDING ──▶ RUNNING ──▶ SUCCEEDED | FAILED | STOPPED
+       └──────────────────▶ FAILED | STOPPED
+
+None means that the transition doesn't apply: a terminal state is final, and a job that was stopped
+while it started doesn't start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ray_jobs.models import JobErrorType, JobStatus
+from ray_jobs.records import JobRecord
+
+
+def running(
+    record: JobRecord,
+    *,
+    node_id: str,
+    agent_address: str | None,
+    on_head: bool,
+    log_base_bytes: int,
+) -> JobRecord | None:
+    """The job is about to be started on a node."""
+    if record.status is not JobStatus.PENDING:
+        return None
+    return msgspec.structs.replace(
+        record,
+        status=JobStatus.RUNNING,
+        driver_node_id=node_id,
+        driver_agent_http_address=agent_address,
+        on_head=on_head,
+        log_base_bytes=log_base_bytes,
+    )
+
+
+def stop_requested(record: JobRecord, now_ms: int) -> JobRecord | None:
+    """A user asked for the end. A job that hasn't started ends at once."""
+    if record.status is JobStatus.PENDING:
+        return finished(record, status=JobStatus.STOPPED, now_ms=now_ms)
+    if record.status.is_terminal() or record.stop_requested:
+        return None
+    return msgspec.structs.replace(record, stop_requested=True)
+
+
+def finished(
+    record: JobRecord,
+    *,
+    status: JobStatus,
+    now_ms: int,
+    message: str | None = None,
+    error_type: JobErrorType | None = None,
+    exit_code: int | None = None,
+) -> JobRecord | None:
+    """The job reached its end."""
+    if record.status.is_terminal():
+        return None
+    return msgspec.structs.replace(
+        record,
+        status=status,
+        message=message,
+        error_type=error_type.value if error_type else None,
+        driver_exit_code=exit_code,
+        end_time=max(now_ms, record.start_time or 0),
+    )
+
+
+def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRecord | None:
+    """The keeper reported how the attempt ended (see keeper.py for the states)."""
+    state = outcome["state"]
+    if state == "failed_to_start":
+        return finished(
+            record,
+            status=JobStatus.FAILED,
+            now_ms=now_ms,
+            message=f"The entrypoint could not be started: {outcome.get('error')}",
+            error_type=JobErrorType.JOB_ENTRYPOINT_COMMAND_START_ERROR,
+        )
+    if state != "exited":
+        reason = outcome.get("error") or f"its keeper reported {state!r}"
+        return finished(
+            record,
+            status=JobStatus.FAILED,
+            now_ms=now_ms,
+            message=f"The job was lost: {reason}",
+            error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
+        )
+    end_ms = int(outcome.get("ended_at_ms") or now_ms)
+    code = outcome.get("code")
+    if outcome.get("node_died"):
+        return finished(
+            record,
+            status=JobStatus.FAILED,
+            now_ms=end_ms,
+            message="The node on which the job ran went down.",
+            error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
+        )
+    if outcome.get("stopped"):
+        return finished(record, status=JobStatus.STOPPED, now_ms=end_ms)
+    if code == 0:
+        return finished(record, status=JobStatus.SUCCEEDED, now_ms=end_ms, exit_code=0)
+    return finished(
+        record,
+        status=JobStatus.FAILED,
+        now_ms=end_ms,
+        message=failure_message(code, outcome.get("log_tail") or ""),
+        error_type=JobErrorType.JOB_ENTRYPOINT_COMMAND_ERROR,
+        exit_code=code,
+    )
+
+
+def failure_message(code: int | None, log_tail: str) -> str:
+    """Return the message of a failed entrypoint, in the words that Ray's users know."""
+    message = f"Job entrypoint command failed with exit code {code}"
+    if log_tail:
+        return f"{message}, last available logs (truncated to 20,000 chars):\n{log_tail}"
+    return f"{message}. No logs available."

@@ -1,0 +1,148 @@
+"""What a submission must look like. Pure; used by the server, and by the client before it uploads."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import msgspec
+
+from ray_jobs.errors import InvalidRequest, InvalidRuntimeEnv
+from ray_jobs.models import SubmitRequest
+
+#: A submission id is part of a file name (`job-driver-<id>.log`), of at most 255 bytes.
+MAX_SUBMISSION_ID_BYTES = 200
+#: The kernel takes no argument or environment string over 128 KiB, its final NUL included
+#: (MAX_ARG_STRLEN).
+MAX_ARGUMENT_BYTES = 128 * 1024 - 1
+#: The variable by which a driver's `ray.init()` learns its runtime environment and metadata. The
+#: name is Ray's, literally.
+JOB_CONFIG_ENV_VAR = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: Ray's metadata keys that link a driver to its submission.
+SUBMISSION_ID_METADATA_KEY = "job_submission_id"
+JOB_NAME_METADATA_KEY = "job_name"
+
+
+class _StrictSubmitRequest(SubmitRequest, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+def parse_submit_request(body: bytes) -> SubmitRequest:
+    """Return the submission in a request body. Raises `InvalidRequest`."""
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body isn't JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("The body must be a JSON object with the key 'entrypoint'.")
+    present = {key: value for key, value in data.items() if value is not None}
+    if "entrypoint" not in present:
+        raise InvalidRequest("The key 'entrypoint' is missing: give the shell command to run.")
+    try:
+        request = msgspec.convert(present, _StrictSubmitRequest)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"Malformed submission: {error}") from None
+    validate(request)
+    return request
+
+
+def validate(request: SubmitRequest) -> None:
+    """Raise `InvalidRequest` with what is wrong and what would be right, or return."""
+    if not request.entrypoint.strip():
+        raise InvalidRequest("The entrypoint is empty: give the shell command to run.")
+    _check_text("entrypoint", request.entrypoint)
+    _check_argument("entrypoint", request.entrypoint)
+    submission_id = request.submission_id or request.job_id
+    if submission_id:
+        check_submission_id(submission_id)
+    for name in ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory"):
+        value = getattr(request, name)
+        if value is not None:
+            _check_quantity(name, value)
+    for name, value in (request.entrypoint_resources or {}).items():
+        if name in ("CPU", "GPU", "memory", "object_store_memory"):
+            raise InvalidRequest(
+                f"entrypoint_resources has no key '{name}': use entrypoint_num_cpus,"
+                " entrypoint_num_gpus or entrypoint_memory."
+            )
+        _check_quantity(f"entrypoint_resources['{name}']", value)
+    for name, text in (request.metadata or {}).items():
+        _check_text(f"metadata key {name!r}", name)
+        _check_text(f"metadata[{name!r}]", text)
+    _check_env_vars(request.runtime_env or {})
+    _check_argument(
+        "runtime_env and metadata together (handed to the driver in one environment variable)",
+        f"{JOB_CONFIG_ENV_VAR}={job_config_json(request.runtime_env, request.metadata, '')}",
+    )
+
+
+def check_submission_id(submission_id: str) -> None:
+    """Raise `InvalidRequest` unless the id can name a job and its log file."""
+    if "/" in submission_id or any(ord(char) < 32 or ord(char) == 127 for char in submission_id):
+        raise InvalidRequest(
+            f"The submission id {submission_id[:80]!r} holds a slash or a control character:"
+            " it is part of a URL and of a file name."
+        )
+    _check_text("submission_id", submission_id)
+    size = len(submission_id.encode())
+    if size > MAX_SUBMISSION_ID_BYTES:
+        raise InvalidRequest(
+            f"The submission id is {size} bytes long; at most {MAX_SUBMISSION_ID_BYTES} are"
+            " allowed, since it is part of a file name."
+        )
+
+
+def job_config_json(
+    runtime_env: dict[str, Any] | None, metadata: dict[str, str] | None, submission_id: str
+) -> str:
+    """Return the configuration that a driver's `ray.init()` picks up from its environment.
+
+    The submission id links the driver to its job, so a user's key of that name doesn't win.
+    """
+    merged = {JOB_NAME_METADATA_KEY: submission_id, **(metadata or {})}
+    merged[SUBMISSION_ID_METADATA_KEY] = submission_id
+    return json.dumps({"runtime_env": runtime_env or {}, "metadata": merged})
+
+
+def _check_text(what: str, text: str) -> None:
+    if "\x00" in text:
+        raise InvalidRequest(f"{what} holds a NUL character.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{what} holds half of a surrogate pair.") from None
+
+
+def _check_argument(what: str, text: str) -> None:
+    size = len(text.encode("utf-8", "surrogateescape"))
+    if size > MAX_ARGUMENT_BYTES:
+        raise InvalidRequest(
+            f"{what}: {size:,} bytes; Linux takes at most {MAX_ARGUMENT_BYTES:,} in one argument"
+            " or environment variable. Put the text into a file of the working_dir instead."
+        )
+
+
+def _check_quantity(name: str, value: float) -> None:
+    if not math.isfinite(value) or value < 0:
+        raise InvalidRequest(f"{name} must be a number of at least 0, got {value}.")
+
+
+def _check_env_vars(runtime_env: dict[str, Any]) -> None:
+    env_vars = runtime_env.get("env_vars") or {}
+    if not isinstance(env_vars, dict):
+        raise InvalidRuntimeEnv(
+            "runtime_env['env_vars'] must be an object of strings, got"
+            f" {type(env_vars).__name__}."
+        )
+    for name, value in env_vars.items():
+        if not isinstance(value, str):
+            raise InvalidRuntimeEnv(
+                f"runtime_env['env_vars'][{name!r}] must be a string, got"
+                f" {type(value).__name__}: quote it."
+            )
+        if not name or "=" in name:
+            raise InvalidRuntimeEnv(f"runtime_env['env_vars'] has the impossible name {name!r}.")
+        _check_text(f"runtime_env['env_vars'] name {name!r}", name)
+        _check_text(f"runtime_env['env_vars'][{name!r}]", value)
+        _check_argument(f"runtime_env['env_vars'][{name!r}]", f"{name}={value}")
