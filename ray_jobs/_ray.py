@@ -188,6 +188,19 @@ def session_name() -> str:
     return name
 
 
+def raylet_pid() -> int | None:
+    """Return the pid of this node's raylet, or None if it can't be told. Public API is missing."""
+    import psutil
+
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "raylet" and any(
+            session_dir() in word for word in process.info["cmdline"] or ()
+        ):
+            pid: int = process.pid
+            return pid
+    return None
+
+
 def is_head_node() -> bool:
     """Return whether this process runs on the head node."""
     node_id = ray.get_runtime_context().get_node_id()

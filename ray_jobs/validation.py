@@ -129,7 +129,9 @@ def _check_quantity(name: str, value: float) -> None:
 
 
 def _check_env_vars(runtime_env: dict[str, Any]) -> None:
-    env_vars = runtime_env.get("env_vars") or {}
+    env_vars = runtime_env.get("env_vars")
+    if env_vars is None:
+        return
     if not isinstance(env_vars, dict):
         raise InvalidRuntimeEnv(
             "runtime_env['env_vars'] must be an object of strings, got"

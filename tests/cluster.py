@@ -1,0 +1,162 @@
+"""A real Ray cluster for tests: started and stopped as a child, other clusters untouched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+BIN = Path(sys.executable).parent
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Cluster:
+    """A head node (`ray start --head --block`), and nodes that join it."""
+
+    def __init__(self, env: dict[str, str], folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.dashboard_port = free_port()
+        self.address = f"http://127.0.0.1:{self.dashboard_port}"
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            **env,
+        }
+        self._nodes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def gcs_address(self) -> str:
+        return (self.folder / "ray_current_cluster").read_text().strip()
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.folder / "session_latest" / "logs"
+
+    def start(self, *, cpus: int = 4, resources: dict[str, float] | None = None) -> None:
+        self._start_node(
+            "head",
+            "--head",
+            f"--port={self.port}",
+            "--include-dashboard=true",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={self.dashboard_port}",
+            f"--ray-client-server-port={free_port()}",
+            f"--num-cpus={cpus}",
+            f"--resources={json.dumps(resources or {})}",
+            f"--temp-dir={self.folder}",
+        )
+        wait_until(self.answers, f"the dashboard at {self.address}", START_TIMEOUT_S)
+
+    def add_node(self, *, cpus: int = 1, resources: dict[str, float] | None = None) -> None:
+        self._start_node(
+            f"node{len(self._nodes)}",
+            f"--address={self.gcs_address}",
+            f"--num-cpus={cpus}",
+            f"--resources={json.dumps(resources or {})}",
+        )
+
+    def _start_node(self, name: str, *arguments: str) -> None:
+        log = (self.folder / f"{name}.out").open("wb")
+        with log:
+            process = subprocess.Popen(
+                [
+                    str(BIN / "ray"),
+                    "start",
+                    "--block",
+                    "--dashboard-agent-listen-port=0",
+                    "--min-worker-port=0",
+                    "--max-worker-port=0",
+                    *arguments,
+                ],
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+        self._nodes.append(process)
+
+    def answers(self) -> bool:
+        for node in self._nodes:
+            assert node.poll() is None, self.output()
+        try:
+            with urllib.request.urlopen(f"{self.address}/api/version", timeout=5):
+                return True
+        except OSError as error:
+            return getattr(error, "code", None) in (401, 403)
+
+    def output(self) -> str:
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')}"
+            for path in sorted(self.folder.glob("*.out"))
+        )
+
+    def stop(self) -> None:
+        for node in reversed(self._nodes):
+            node.send_signal(signal.SIGTERM)
+        for node in reversed(self._nodes):
+            try:
+                node.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
+        self._nodes.clear()
+
+
+@contextlib.contextmanager
+def running_cluster(
+    env: dict[str, str] | None = None, cpus: int = 4, resources: dict[str, float] | None = None
+) -> Iterator[Cluster]:
+    # Short: Ray puts sockets there, whose paths may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="rjt-", dir="/tmp"))
+    cluster = Cluster(env or {}, folder)
+    try:
+        cluster.start(cpus=cpus, resources=resources)
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def plugin(enabled: bool) -> Iterator[None]:
+    """Have the plugin enabled or disabled for the clusters that are started meanwhile."""
+    from ray_jobs import plugin as ray_jobs_plugin
+
+    path = ray_jobs_plugin.plugin_path()
+    before = path.read_bytes() if path.exists() else None
+    try:
+        if enabled:
+            ray_jobs_plugin.enable()
+        else:
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)

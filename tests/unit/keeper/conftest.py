@@ -1,0 +1,112 @@
+"""A real zygote, with a process that stands in for the raylet."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs import keeper
+
+TIMEOUT_S = 10.0
+
+
+class KeeperClient:
+    """What a supervisor does, in blocking calls."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(TIMEOUT_S)
+        self.connection = connection
+        self._lines = connection.makefile("rb")
+
+    def read(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        assert line, "the keeper went away"
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def at_end(self) -> bool:
+        return self._lines.readline() == b""
+
+    def send(self, **message: Any) -> None:
+        self.connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def close(self) -> None:
+        self._lines.close()
+        self.connection.close()
+
+
+class Node:
+    """A folder with a zygote, as on a node of a cluster."""
+
+    def __init__(self, folder: Path, raylet: subprocess.Popen[bytes]) -> None:
+        self.folder = folder
+        self.raylet = raylet
+        self.log = folder / "job.log"
+        self._clients: list[KeeperClient] = []
+
+    def start_zygote(self) -> None:
+        source = Path(keeper.__file__).read_text()
+        arguments = [str(self.folder), "zygote", str(self.raylet.pid)]
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", source, *arguments],
+            check=True,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def connect(self, path: Path) -> KeeperClient:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(path))
+        client = KeeperClient(connection)
+        self._clients.append(client)
+        return client
+
+    def spawn(self, command: str, **changes: Any) -> tuple[KeeperClient, dict[str, Any]]:
+        """Order an attempt. Returns the connection and the keeper's first answer."""
+        client = self.connect(self.folder / "zygote")
+        attempt = changes.pop("attempt", None) or uuid.uuid4().hex
+        order = {
+            "attempt": attempt,
+            "directory": str(self.folder / attempt),
+            "argv": ["/bin/sh", "-c", command],
+            "env": {"PATH": os.environ["PATH"]},
+            "cwd": str(self.folder),
+            "log_path": str(self.log),
+            "log_header": "",
+            "niceness": 0,
+            **changes,
+        }
+        client.send(**order)
+        return client, client.read()
+
+    def adopt(self, attempt: str) -> tuple[KeeperClient, dict[str, Any]]:
+        client = self.connect(self.folder / attempt / keeper.CONTROL_SOCKET)
+        return client, client.read()
+
+    def status(self, attempt: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / attempt / keeper.STATUS_FILE).read_text())
+        return found
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self.raylet.kill()
+        self.raylet.wait()
+
+
+@pytest.fixture
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    raylet = subprocess.Popen(["sleep", "300"])
+    node = Node(tmp_path_factory.mktemp("n"), raylet)
+    node.start_zygote()
+    yield node
+    node.close()

@@ -1,0 +1,93 @@
+"""What a submission must look like."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ray_jobs.errors import InvalidRequest
+from ray_jobs.validation import (
+    MAX_ARGUMENT_BYTES,
+    check_submission_id,
+    job_config_json,
+    parse_submit_request,
+)
+
+
+def parse(**fields: Any) -> Any:
+    return parse_submit_request(json.dumps({"entrypoint": "true", **fields}).encode())
+
+
+def test_everything_at_once() -> None:
+    request = parse(
+        submission_id="my job",
+        runtime_env={"env_vars": {"A": "1"}},
+        metadata={f"key{n}": "v" * 50 for n in range(500)},
+        entrypoint_num_cpus=0.5,
+        entrypoint_num_gpus=1,
+        entrypoint_memory=1000,
+        entrypoint_resources={"custom": 1},
+        entrypoint_label_selector={"a": "b"},
+    )
+    assert request.entrypoint_num_cpus == 0.5
+    assert len(request.metadata) == 500
+
+
+def test_null_is_absent() -> None:
+    assert parse(job_id=None, metadata=None, runtime_env=None).metadata is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"{}"])
+def test_body_that_is_no_submission(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_submit_request(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"entrypoint": ""}, "entrypoint"),
+        ({"entrypoint": "  "}, "entrypoint"),
+        ({"entrypoint": 3}, "entrypoint"),
+        ({"entrypoint": "a\0b"}, "NUL"),
+        ({"entrypoint": "\ud800"}, "surrogate|JSON"),
+        ({"entrypoint": "x" * (MAX_ARGUMENT_BYTES + 1)}, "131,072 bytes"),
+        ({"entrypoint_num_cpus": True}, "entrypoint_num_cpus"),
+        ({"entrypoint_num_cpus": "1"}, "entrypoint_num_cpus"),
+        ({"entrypoint_num_cpus": -1}, "entrypoint_num_cpus"),
+        ({"entrypoint_num_gpus": -0.1}, "entrypoint_num_gpus"),
+        ({"entrypoint_memory": 1.5}, "entrypoint_memory"),
+        ({"entrypoint_resources": {"a": -1}}, "entrypoint_resources"),
+        ({"entrypoint_resources": {"CPU": 1}}, "entrypoint_num_cpus"),
+        ({"entrypoint_resources": ["a"]}, "entrypoint_resources"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"metadata": "a"}, "metadata"),
+        ({"metadata": {"a": "x" * MAX_ARGUMENT_BYTES}}, "metadata"),
+        ({"runtime_env": "a"}, "runtime_env"),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, "env_vars"),
+        ({"runtime_env": {"env_vars": {"A=B": "1"}}}, "env_vars"),
+        ({"runtime_env": {"env_vars": []}}, "env_vars"),
+        ({"runtime_env": {"env_vars": {"A": "x" * MAX_ARGUMENT_BYTES}}}, "env_vars"),
+        ({"submission_id": "a/b"}, "slash"),
+        ({"submission_id": "a\nb"}, "control character"),
+        ({"submission_id": "x" * 10_000}, "10000 bytes"),
+        ({"unknown_field": 1}, "unknown_field"),
+    ],
+)
+def test_refusals_name_what_is_wrong(fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidRequest, match=word):
+        parse(**fields)
+
+
+@pytest.mark.parametrize("submission_id", ["a", "a.b", ".", "..", "\u4e16", "a b", "x" * 200])
+def test_unusual_ids(submission_id: str) -> None:
+    check_submission_id(submission_id)
+
+
+def test_the_submission_id_of_the_user_does_not_win() -> None:
+    config = json.loads(job_config_json(None, {"job_submission_id": "123", "k": "v"}, "real"))
+    assert config["metadata"] == {"job_submission_id": "real", "job_name": "real", "k": "v"}
+    named = json.loads(job_config_json({}, {"job_name": "mine"}, "real"))
+    assert named["metadata"]["job_name"] == "mine"
