@@ -23,7 +23,7 @@ RETRY_AFTER_S = 1
 
 
 class RayManager:
-    """`ManagerPort` by way of Ray. `connect` blocks while it connects this process to the cluster."""
+    """`ManagerPort` by way of Ray. `connect` (blocking) connects this process to the cluster."""
 
     def __init__(self, connect: Callable[[], None]) -> None:
         self._connect = connect
@@ -32,7 +32,7 @@ class RayManager:
         self._lock = asyncio.Lock()
 
     async def attach(self, create: bool) -> bool:
-        """Find the manager, or start it where there is none if `create`. Returns whether it is there."""
+        """Find the manager, or start it if `create`. Returns whether there is one."""
         if self._handle is not None:
             return True
         async with self._lock:

@@ -17,8 +17,11 @@ end. Its `state` is one of
   exists            (answer to a spawn order only) this attempt was started before
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import json
@@ -29,6 +32,11 @@ import socket
 import struct
 import sys
 import time
+
+TYPE_CHECKING = False  # typing's own would cost every keeper its memory
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
 
 STATUS_FILE = "status.json"
 CONTROL_SOCKET = "control.sock"
@@ -50,9 +58,9 @@ class Raylet:
     `ray stop` finds processes by their command line, and ours aren't among them.
     """
 
-    def __init__(self, pid):
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.fd = None
+        self.fd: int | None = None
         self.dead = False
         try:
             self.fd = os.pidfd_open(pid)
@@ -61,14 +69,14 @@ class Raylet:
         except (AttributeError, OSError):
             self.fd = None
 
-    def register(self, poller):
+    def register(self, poller: select.poll) -> None:
         if self.fd is not None:
             poller.register(self.fd, select.POLLIN)
 
-    def timeout_ms(self):
+    def timeout_ms(self) -> int | None:
         return None if self.fd is not None else RAYLET_POLL_MS
 
-    def is_dead(self, ready_fds):
+    def is_dead(self, ready_fds: set[int]) -> bool:
         if self.fd is not None:
             self.dead = self.dead or self.fd in ready_fds
         elif not self.dead:
@@ -80,16 +88,16 @@ class Raylet:
 
 
 @contextlib.contextmanager
-def short_path(directory, name):
+def short_path(directory: str, name: str) -> Iterator[str]:
     """Yield a path to `directory/name` that fits into a socket address (108 bytes)."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield "/proc/self/fd/%d/%s" % (fd, name)
+        yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)
 
 
-def listen(directory, name, backlog):
+def listen(directory: str, name: str, backlog: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with short_path(directory, name) as path:
         with contextlib.suppress(FileNotFoundError):
@@ -99,45 +107,45 @@ def listen(directory, name, backlog):
     return listener
 
 
-def peer_is_trusted(connection):
+def peer_is_trusted(connection: socket.socket) -> bool:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     _, uid, _ = struct.unpack("3i", credentials)
     return uid in (0, os.getuid())
 
 
-def encode(message):
+def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
 # --- the keeper -----------------------------------------------------------------------------
 
 
-def children_of(pid):
+def children_of(pid: int) -> list[int] | None:
     """Return the pids of the children of a process, or None where the kernel can't tell."""
-    found = []
+    found: list[int] = []
     try:
-        threads = os.listdir("/proc/%d/task" % pid)
+        threads = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
         return found
     for thread in threads:
         try:
-            with open("/proc/%d/task/%s/children" % (pid, thread), "rb") as file:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found.extend(int(child) for child in file.read().split())
         except FileNotFoundError:
-            if os.path.isdir("/proc/%d/task/%s" % (pid, thread)):
+            if os.path.isdir(f"/proc/{pid}/task/{thread}"):
                 return None
         except ProcessLookupError:
             continue
     return found
 
 
-def children_by_parent():
+def children_by_parent() -> dict[int, list[int]]:
     """Return every process's children, from /proc/*/stat: for kernels without `children`."""
-    table = {}
+    table: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                with open("/proc/%s/stat" % entry, "rb") as file:
+                with open(f"/proc/{entry}/stat", "rb") as file:
                     parent = int(file.read().rpartition(b")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
@@ -145,11 +153,11 @@ def children_by_parent():
     return table
 
 
-def descendants():
+def descendants() -> set[int]:
     """Return the pids of every process below this one."""
-    found = set()
+    found: set[int] = set()
     pending = [os.getpid()]
-    table = None
+    table: dict[int, list[int]] | None = None
     while pending:
         pid = pending.pop()
         below = table.get(pid, []) if table is not None else children_of(pid)
@@ -161,18 +169,18 @@ def descendants():
     return found
 
 
-def send_signal(pids, signum):
+def send_signal(pids: set[int], signum: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signum)
 
 
-def kill_descendants():
+def kill_descendants() -> None:
     """Kill everything below this process.
 
     Stopped first, until a look finds nothing new: what forks for ever would outrun the killing.
     """
-    seen = set()
+    seen: set[int] = set()
     for _ in range(MAX_STOP_ROUNDS):
         new = descendants() - seen
         if not new:
@@ -183,19 +191,19 @@ def kill_descendants():
 
 
 class Keeper:
-    def __init__(self, order, connection, raylet):
+    def __init__(self, order: dict[str, Any], connection: socket.socket, raylet: Raylet) -> None:
         self.order = order
         self.raylet = raylet
         self.directory = order["directory"]
         self.connections = {connection.fileno(): (connection, bytearray())}
-        self.status = {"state": "starting", "attempt": order["attempt"]}
-        self.entrypoint_pid = None
-        self.exit_code = None
-        self.stop_deadline = None
-        self.kill_deadline = None
+        self.status: dict[str, Any] = {"state": "starting", "attempt": order["attempt"]}
+        self.entrypoint_pid: int | None = None
+        self.exit_code: int | None = None
+        self.stop_deadline: float | None = None
+        self.kill_deadline: float | None = None
         self.childless = False
 
-    def run(self):
+    def run(self) -> None:
         try:
             os.mkdir(self.directory, 0o700)
         except FileExistsError:
@@ -229,7 +237,7 @@ class Keeper:
         self.write_status()
         self.broadcast(self.status)
 
-    def catch_child_signals(self):
+    def catch_child_signals(self) -> int:
         read_fd, write_fd = os.pipe()
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
@@ -237,33 +245,33 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         return read_fd
 
-    def write_status(self):
+    def write_status(self) -> None:
         """Write the record in place: its blocks exist, so a full disk can't lose it."""
         text = json.dumps(self.status).encode()
         os.pwrite(self.status_fd, text.ljust(STATUS_BYTES - 1) + b"\n", 0)
 
-    def broadcast(self, message):
+    def broadcast(self, message: dict[str, Any]) -> None:
         for connection, _ in list(self.connections.values()):
             self.send(connection, message)
 
-    def send(self, connection, message):
+    def send(self, connection: socket.socket, message: dict[str, Any]) -> None:
         try:
             connection.sendall(encode(message))
         except OSError:
             self.disconnect(connection)
 
-    def disconnect(self, connection):
+    def disconnect(self, connection: socket.socket) -> None:
         self.connections.pop(connection.fileno(), None)
         connection.close()
 
-    def start(self):
+    def start(self) -> int:
         """Fork the entrypoint and return its pid. Raises OSError if it can't be executed."""
         order = self.order
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         log_fd = os.open(order["log_path"], flags, 0o600)
         try:
             if order["log_header"]:
-                with contextlib.suppress(OSError):  # a full disk is the log's trouble, not the job's
+                with contextlib.suppress(OSError):  # a full disk isn't the job's fault
                     os.write(log_fd, order["log_header"].encode("utf-8", "surrogateescape"))
             error_read, error_write = os.pipe()
             pid = os.fork()
@@ -277,10 +285,10 @@ class Keeper:
         if failure:
             os.waitpid(pid, 0)
             number, _, what = failure.decode().partition(" ")
-            raise OSError(int(number), "%s (%s)" % (os.strerror(int(number)), what))
+            raise OSError(int(number), f"{os.strerror(int(number))} ({what})")
         return pid
 
-    def become_entrypoint(self, log_fd, error_write):
+    def become_entrypoint(self, log_fd: int, error_write: int) -> NoReturn:
         step = "preparing"
         try:
             os.setsid()
@@ -300,13 +308,13 @@ class Keeper:
             os.chdir(self.order["cwd"])
             step = self.order["argv"][0]
             os.execve(self.order["argv"][0], self.order["argv"], self.order["env"])
-        except BaseException as error:
-            number = getattr(error, "errno", None) or 22
-            os.write(error_write, ("%d %s" % (number, step)).encode())
+        except BaseException as error:  # noqa: BLE001 - a forked child must not return
+            code = getattr(error, "errno", None) or errno.EINVAL
+            os.write(error_write, f"{code} {step}".encode())
         finally:
             os._exit(127)
 
-    def loop(self):
+    def loop(self) -> None:
         """Serve orders until the entrypoint and everything that it started is gone."""
         while True:
             self.reap()
@@ -323,11 +331,11 @@ class Keeper:
                     return
             self.wait_for_events()
 
-    def begin_killing(self):
+    def begin_killing(self) -> None:
         if self.kill_deadline is None:
             self.kill_deadline = time.monotonic() + KILL_GIVE_UP_S
 
-    def wait_for_events(self):
+    def wait_for_events(self) -> None:
         poller = select.poll()
         poller.register(self.wake_fd, select.POLLIN)
         poller.register(self.listener, select.POLLIN)
@@ -348,7 +356,7 @@ class Keeper:
         for fd in ready & set(self.connections):
             self.receive(fd)
 
-    def timeout_ms(self):
+    def timeout_ms(self) -> int | None:
         timeouts = [self.raylet.timeout_ms()]
         if self.kill_deadline is not None:
             timeouts.append(KILL_ROUND_MS)
@@ -357,7 +365,7 @@ class Keeper:
             timeouts.append(max(0, int(left_s * 1000) + 1))
         return min((ms for ms in timeouts if ms is not None), default=None)
 
-    def reap(self):
+    def reap(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -369,7 +377,7 @@ class Keeper:
             if pid == self.entrypoint_pid:
                 self.exit_code = os.waitstatus_to_exitcode(status)
 
-    def accept(self):
+    def accept(self) -> None:
         connection, _ = self.listener.accept()
         if not peer_is_trusted(connection):
             connection.close()
@@ -377,7 +385,7 @@ class Keeper:
         self.connections[connection.fileno()] = (connection, bytearray())
         self.send(connection, self.status)
 
-    def receive(self, fd):
+    def receive(self, fd: int) -> None:
         connection, buffer = self.connections[fd]
         try:
             data = connection.recv(65536)
@@ -394,7 +402,7 @@ class Keeper:
             if message["op"] == "stop":
                 self.stop(message["signal"], message["wait_s"])
 
-    def stop(self, signum, wait_s):
+    def stop(self, signum: int, wait_s: float) -> None:
         if self.stop_deadline is not None or self.exit_code is not None:
             return
         self.status["stopped"] = True
@@ -405,7 +413,7 @@ class Keeper:
 # --- the zygote -----------------------------------------------------------------------------
 
 
-def read_line(connection):
+def read_line(connection: socket.socket) -> bytes | None:
     data = bytearray()
     while not data.endswith(b"\n"):
         chunk = connection.recv(1 << 20)
@@ -415,24 +423,23 @@ def read_line(connection):
     return bytes(data)
 
 
-def keep(connection, raylet):
+def keep(connection: socket.socket, raylet: Raylet) -> None:
     """Run a keeper: the whole life of a forked child of the zygote."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    with contextlib.suppress(OSError):
-        # Ray makes its workers the first victims of the kernel's OOM killer. The keeper must
-        # outlive its job, to report it; lowering the score needs privileges.
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("0")
+    # Ray makes its workers the first victims of the kernel's OOM killer. The keeper must outlive
+    # its job, to report it; lowering the score needs privileges.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("0")
     line = read_line(connection)
     if line is not None:
         Keeper(json.loads(line), connection, raylet).run()
 
 
-def serve(listener, lock_fd, raylet):
+def serve(listener: socket.socket, lock_fd: int, raylet: Raylet) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the kernel
     poller = select.poll()
     poller.register(listener, select.POLLIN)
@@ -452,7 +459,7 @@ def serve(listener, lock_fd, raylet):
             try:
                 pid = os.fork()
             except OSError as error:
-                message = {"state": "failed_to_start", "error": "fork: %s" % error}
+                message = {"state": "failed_to_start", "error": f"fork: {error}"}
                 with contextlib.suppress(OSError):
                     connection.sendall(encode(message))
                 continue
@@ -463,15 +470,15 @@ def serve(listener, lock_fd, raylet):
                 try:
                     keep(connection, raylet)
                     code = 0
-                except Exception as error:
-                    message = {"state": "failed_to_start", "error": "keeper: %s" % error}
+                except Exception as error:  # noqa: BLE001 - told to who gave the order
+                    message = {"state": "failed_to_start", "error": f"keeper: {error}"}
                     with contextlib.suppress(OSError):
                         connection.sendall(encode(message))
                 finally:
                     os._exit(code)
 
 
-def run_zygote(directory, name, raylet_pid):
+def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
     """Become the node's zygote, or return at once if there is one.
 
     Returns in the caller's direct child once the socket listens; the zygote itself is a grandchild

@@ -105,9 +105,7 @@ class KvStore:
     async def create(self, record: JobRecord) -> bool:
         await self._check_epoch()
         key = RECORD_PREFIX + record.submission_id
-        if not await self._kv.put(
-            _ray.KV_NAMESPACE, key, encode_record(record), overwrite=False
-        ):
+        if not await self._kv.put(_ray.KV_NAMESPACE, key, encode_record(record), overwrite=False):
             return False
         mirrored = await self._kv.put(
             _ray.MIRROR_NAMESPACE,

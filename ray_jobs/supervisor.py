@@ -355,7 +355,7 @@ def node_environment() -> dict[str, str]:
 
 
 def stop_settings() -> tuple[int, float]:
-    """Return the stop signal and the seconds until SIGKILL: the job's `env_vars`, then the node's."""
+    """Return the stop signal and the seconds until SIGKILL: of `env_vars`, else of the node."""
     name = os.environ.get("RAY_JOB_STOP_SIGNAL", "SIGTERM")
     if name not in STOP_SIGNALS:
         logger.warning("RAY_JOB_STOP_SIGNAL=%s is not one of %s: SIGTERM", name, STOP_SIGNALS)

@@ -1,4 +1,4 @@
-"""What a submission must look like. Pure; used by the server, and by the client before it uploads."""
+"""What a submission must look like. Pure; for the server, and the client before it uploads."""
 
 from __future__ import annotations
 
@@ -134,8 +134,7 @@ def _check_env_vars(runtime_env: dict[str, Any]) -> None:
         return
     if not isinstance(env_vars, dict):
         raise InvalidRuntimeEnv(
-            "runtime_env['env_vars'] must be an object of strings, got"
-            f" {type(env_vars).__name__}."
+            f"runtime_env['env_vars'] must be an object of strings, got {type(env_vars).__name__}."
         )
     for name, value in env_vars.items():
         if not isinstance(value, str):

@@ -38,9 +38,7 @@ class JobLogs:
     def append(self, submission_id: str, text: str) -> None:
         """Add the server's own words. A full disk doesn't fail the job."""
         try:
-            fd = os.open(
-                self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
-            )
+            fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with open(fd, "ab") as file:
                 file.write(text.encode("utf-8", "replace"))
         except OSError:

@@ -7,9 +7,10 @@ revisions, so a replica that has seen revision n has seen all before it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -119,7 +120,7 @@ class Journal:
             return False
         self._latest[record.submission_id] = record
         try:
-            created = await self._until_written(lambda: self._store.create(record))
+            created = await self._until_written(functools.partial(self._store.create, record))
         except BaseException:
             self._latest.pop(record.submission_id, None)
             raise
@@ -171,9 +172,7 @@ class Journal:
             records = [record for record in batch.values() if record is not None]
             deleted = [key for key, record in batch.items() if record is None]
             try:
-                await self._until_written(
-                    lambda records=records, deleted=deleted: self._store.write(records, deleted)
-                )
+                await self._until_written(functools.partial(self._store.write, records, deleted))
             except Superseded as error:
                 written.set_exception(error)
                 return
@@ -183,16 +182,16 @@ class Journal:
                 self._forget(submission_id)
             written.set_result(None)
 
-    async def _until_written(self, write: Callable[[], object]) -> bool:
+    async def _until_written(self, write: Callable[[], Awaitable[bool | None]]) -> bool:
         """Write, however long the store fails: late, never wrong."""
         delay_s = FIRST_RETRY_S
         while True:
             try:
-                return bool(await write())  # type: ignore[misc]
+                return bool(await write())
             except Superseded:
                 self._on_superseded()
                 raise
-            except Exception:  # noqa: BLE001 - whatever the store's client raises
+            except Exception:
                 logger.exception("The store failed; trying again in %.2f s.", delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(LAST_RETRY_S, delay_s * 2)

@@ -119,7 +119,7 @@ class Runner:
                 f"Job supervisor actor died: {error}",
                 JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
             )
-        except Exception as error:  # noqa: BLE001 - the job must reach an end, whatever it was
+        except Exception as error:
             logger.exception("Leading job %s failed.", submission_id)
             await self._fail(
                 submission_id,
@@ -223,9 +223,12 @@ class Runner:
             handle = self._handles.get(record.submission_id, handle)
             try:
                 ended = patiently(lambda handle=handle: handle.wait.remote(record.attempt))
+                outcome: dict[str, Any]
                 if record.on_head:
-                    return await ended
-                _, outcome = await asyncio.gather(self._logs.copy_remote(record, handle), ended)
+                    outcome = await ended
+                else:
+                    copied = self._logs.copy_remote(record, handle)
+                    outcome, _ = await asyncio.gather(ended, copied)
                 return outcome
             except ActorDiedError as error:
                 logger.info("Adopting %s: %s", record.submission_id, error)

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.waiting import wait_for_line
 
 from ray_jobs import keeper
+from tests.waiting import wait_for_line
 
 from .conftest import Node
 
@@ -65,7 +65,7 @@ def test_any_bytes_in_command_and_environment(node: Node) -> None:
     command = "printf '%s' \"$RAW\"; printf '%s' 'quote\" \u00fc\u4e16\nline'"
     keeper_client, _ = node.spawn(command, env={"RAW": value, "PATH": os.environ["PATH"]})
     keeper_client.read()
-    assert node.log.read_bytes() == b"\xff raw" + "quote\" \u00fc\u4e16\nline".encode()
+    assert node.log.read_bytes() == b"\xff raw" + 'quote" \u00fc\u4e16\nline'.encode()
 
 
 def test_command_that_cannot_be_executed(node: Node) -> None:
@@ -110,7 +110,9 @@ def test_stop_kills_who_ignores_the_signal(node: Node) -> None:
 
 
 def test_sigint_reaches_the_entrypoint(node: Node) -> None:
-    keeper_client, _ = node.spawn("trap 'echo interrupted; exit 0' INT; echo ready; sleep 60 & wait")
+    keeper_client, _ = node.spawn(
+        "trap 'echo interrupted; exit 0' INT; echo ready; sleep 60 & wait"
+    )
     wait_for_line(node.log, "ready")
     keeper_client.send(op="stop", signal=int(signal.SIGINT), wait_s=0.5)
     keeper_client.read()
@@ -119,7 +121,9 @@ def test_sigint_reaches_the_entrypoint(node: Node) -> None:
 
 def test_nothing_outlives_the_entrypoint(node: Node) -> None:
     daemon = "setsid sh -c 'echo $$ >> pids; exec sleep 300' &"
-    keeper_client, _ = node.spawn(f": > pids; {daemon} {daemon} while [ $(wc -l < pids) -lt 2 ]; do :; done")
+    keeper_client, _ = node.spawn(
+        f": > pids; {daemon} {daemon} while [ $(wc -l < pids) -lt 2 ]; do :; done"
+    )
     ended = keeper_client.read()
     assert ended["code"] == 0
     pids = [int(line) for line in (node.folder / "pids").read_text().split()]

@@ -1,0 +1,215 @@
+"""The gateway: our jobs API as a server of its own, beside a cluster that can't be restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import logging
+import os
+import signal
+import ssl
+from collections.abc import Awaitable, Callable
+
+import aiohttp.web
+import ray
+
+from ray_jobs import _ray
+from ray_jobs.errors import RayJobsError, ServerUnreachable
+
+from .face import Face
+from .hosting import face_config
+from .manager_link import RayManager
+from .ray_ports import RayDrivers, RayPackages, RayStore
+from .redaction import is_browser_request
+from .routes import ROUTES, Route
+
+logger = logging.getLogger(__name__)
+
+#: The largest body of a request but a package's, which is streamed. As in Ray's dashboard.
+MAX_BODY_BYTES = 100 * 1024 * 1024
+#: How often the gateway asks whether its node lives; ray tells its drivers nothing.
+NODE_CHECK_S = 1.0
+PUBLIC_PATHS = frozenset({"/", "/api/healthz"})
+#: Web pages may read; what changes state is not for browsers, as in Ray's dashboard.
+BROWSER_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Handler = Callable[[aiohttp.web.Request], Awaitable[aiohttp.web.StreamResponse]]
+
+
+class GatewayError(RayJobsError):
+    """The gateway can't start."""
+
+    code = "gateway_error"
+
+
+def serve(
+    *,
+    address: str,
+    host: str,
+    port: int,
+    insecure: bool = False,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+) -> None:
+    """Serve the jobs API of the cluster at `address` until SIGTERM or SIGINT. Blocking.
+
+    Raises `RayJobsError` when there is no cluster, this isn't its head node, the port is taken, or
+    the address is open to others while no token is demanded (unless `insecure`).
+    """
+    try:
+        _ray.connect(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ServerUnreachable(
+            f"No Ray cluster at {address}: {first_line(error)}",
+            hint="Start one with `ray start --head`, or give its --address (host:port of the GCS).",
+        ) from None
+    if not _ray.is_head_node():
+        raise GatewayError(
+            "The gateway must run on the head node: logs are read from its files.",
+            hint="Run `ray-jobs serve` there, and reach it from here by its URL.",
+        )
+    if not insecure and not _ray.is_token_auth_enabled() and not is_loopback(host):
+        raise GatewayError(
+            f"Listening on {host} without a token would let anyone run code here.",
+            hint="Start the cluster with RAY_AUTH_MODE=token, listen on 127.0.0.1, or say"
+            " --insecure if something else guards the port.",
+        )
+    asyncio.run(_serve(host, port, tls_context(tls_cert, tls_key)))
+
+
+async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    face = make_face()
+    runner = aiohttp.web.AppRunner(make_app(face), access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    site = aiohttp.web.TCPSite(runner, host, port, ssl_context=tls)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise GatewayError(f"Can't listen on {host}:{port}: {error.strerror}.") from None
+    await face.start()
+    bound_port = runner.addresses[0][1]
+    shown = f"[{host}]" if ":" in host else host
+    url = f"{'https' if tls else 'http'}://{shown}:{bound_port}"
+    print(f"ray-jobs gateway listening on {url}", flush=True)
+    try:
+        await until_told_to_end()
+    finally:
+        await face.close()
+        await runner.cleanup()
+
+
+async def until_told_to_end() -> None:
+    """Return on SIGTERM or SIGINT, or when this node's raylet is gone."""
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+    raylet = _ray.raylet_pid()
+    while not end.is_set():
+        try:
+            await asyncio.wait_for(end.wait(), NODE_CHECK_S)
+        except asyncio.TimeoutError:
+            if raylet is not None and not os.path.exists(f"/proc/{raylet}"):
+                logger.warning("The cluster is gone; leaving.")
+                return
+
+
+def make_face() -> Face:
+    """Return the face of the cluster to which this process is connected."""
+    gcs_address = ray.get_runtime_context().gcs_address
+    kv = _ray.Kv()
+    return Face(
+        config=face_config(
+            log_dir=_ray.logs_dir(),
+            session_name=_ray.session_name(),
+            ray_version=ray.__version__,
+            ray_commit=ray.__commit__,
+        ),
+        manager=RayManager(connect=lambda: None),
+        store=RayStore(kv),
+        drivers=RayDrivers(None, gcs_address),
+        packages=RayPackages(kv),
+    )
+
+
+def make_app(face: Face) -> aiohttp.web.Application:
+    """Return the gateway's application: the same routes as the plugin's, guarded as Ray's are."""
+    app = aiohttp.web.Application(
+        client_max_size=MAX_BODY_BYTES, middlewares=[check_token, refuse_browser_writes]
+    )
+    app.router.add_get("/api/healthz", healthz)
+    app.router.add_get("/", index)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, bound(route, face))
+    return app
+
+
+def bound(route: Route, face: Face) -> Handler:
+    return functools.partial(route.handler, face)
+
+
+async def healthz(_: aiohttp.web.Request) -> aiohttp.web.Response:
+    return aiohttp.web.Response(text="success", headers={"Cache-Control": "no-store"})
+
+
+async def index(_: aiohttp.web.Request) -> aiohttp.web.Response:
+    return aiohttp.web.Response(text="ray-jobs gateway: the jobs API is under /api/jobs/\n")
+
+
+@aiohttp.web.middleware
+async def check_token(request: aiohttp.web.Request, handler: Handler) -> aiohttp.web.StreamResponse:
+    """Demand Ray's token where the cluster does: in the headers and the cookie that Ray takes."""
+    if request.path in PUBLIC_PATHS or not _ray.is_token_auth_enabled():
+        return await handler(request)
+    authorization = request.headers.get("Authorization") or request.headers.get(
+        "X-Ray-Authorization"
+    )
+    cookie = request.cookies.get("ray-authentication-token")
+    if not authorization and cookie:
+        authorization = f"Bearer {cookie}"
+    if not authorization:
+        return aiohttp.web.Response(status=401, text="Unauthorized: Missing authentication token")
+    if not _ray.is_valid_token_header(authorization):
+        return aiohttp.web.Response(status=403, text="Forbidden: Invalid authentication token")
+    return await handler(request)
+
+
+@aiohttp.web.middleware
+async def refuse_browser_writes(
+    request: aiohttp.web.Request, handler: Handler
+) -> aiohttp.web.StreamResponse:
+    """Refuse state changes that a web page could make, as Ray's dashboard does."""
+    if request.method not in BROWSER_METHODS and is_browser_request(request):
+        return aiohttp.web.Response(
+            status=405, text=f"'{request.method}' method not allowed for browser traffic."
+        )
+    return await handler(request)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    """Return the TLS context of a certificate and its key (PEM files), or None without."""
+    if cert is None and key is None:
+        return None
+    if cert is None:
+        raise GatewayError("--tls-key needs --tls-cert.")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise GatewayError(f"Can't use the TLS certificate {cert}: {error}") from None
+    return context
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,123 @@
+"""A job as the face shows it: a submission from its record, or a driver from Ray's job table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ray_jobs.models import DriverInfo, JobDetails, JobInfo, JobStatus, JobType
+from ray_jobs.records import JobRecord, to_details, to_info
+
+from .redaction import holds_secrets, redacted
+
+#: Where a job stands in lists: its start (ms since epoch, 0 if unknown), then its id.
+Key = tuple[int, str]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SubmissionJob(msgspec.Struct, gc=False, eq=False):
+    """A job of the job API, with the last driver that it started.
+
+    Never changed, but replaced; so its JSON is encoded once. Not tracked by the garbage collector,
+    for which a hundred thousand of them would be a long pause in somebody else's event loop.
+    """
+
+    record: JobRecord
+    driver: DriverInfo | None
+    _json: bytes | None = None
+
+    @property
+    def id(self) -> str:
+        return self.record.submission_id
+
+    @property
+    def key(self) -> Key:
+        return (self.record.start_time or 0, self.record.submission_id)
+
+    @property
+    def status(self) -> JobStatus:
+        return self.record.status
+
+    def info_json(self, redact: bool) -> bytes:
+        """Return the job as JSON of the stock API."""
+        if redact and holds_secrets(self.record.runtime_env):
+            return _encode(self._redact(to_info(self.record, self.driver)))
+        if self._json is None:
+            self._json = _encode(to_info(self.record, self.driver))
+        return self._json
+
+    def details(self, redact: bool) -> JobDetails:
+        """Return the job as our own API shows it."""
+        details = to_details(self.record, self.driver)
+        if redact:
+            self._redact(details)
+        return details
+
+    @staticmethod
+    def _redact(info: JobInfo) -> JobInfo:
+        info.runtime_env = redacted(info.runtime_env)
+        return info
+
+
+class DriverJob(msgspec.Struct, eq=False):
+    """A driver that was started outside the job API."""
+
+    info: JobInfo
+
+    @property
+    def id(self) -> str:
+        return self.info.job_id or ""
+
+    @property
+    def key(self) -> Key:
+        return (self.info.start_time or 0, self.id)
+
+    @property
+    def status(self) -> JobStatus:
+        return self.info.status
+
+    def info_json(self, redact: bool) -> bytes:
+        """Return the job as JSON of the stock API."""
+        return _encode(JobInfo(**self._fields(redact)))
+
+    def details(self, redact: bool) -> JobDetails:
+        """Return the job as our own API shows it."""
+        return JobDetails(**self._fields(redact))
+
+    def _fields(self, redact: bool) -> dict[str, Any]:
+        fields = msgspec.structs.asdict(self.info)
+        if redact:
+            fields["runtime_env"] = redacted(self.info.runtime_env)
+        return fields
+
+
+Job = SubmissionJob | DriverJob
+
+
+def driver_job(
+    *,
+    driver: DriverInfo,
+    is_dead: bool,
+    entrypoint: str,
+    start_time: int,
+    end_time: int,
+    metadata: dict[str, str],
+    runtime_env: dict[str, Any],
+) -> DriverJob:
+    """Return a driver as a job of its own. Times are ms since epoch."""
+    return DriverJob(
+        JobInfo(
+            type=JobType.DRIVER,
+            job_id=driver.id,
+            driver_info=driver,
+            # Ray knows only that a driver is gone, not how it ended.
+            status=JobStatus.SUCCEEDED if is_dead else JobStatus.RUNNING,
+            entrypoint=entrypoint,
+            start_time=start_time,
+            end_time=end_time,
+            metadata=metadata,
+            runtime_env=runtime_env,
+        )
+    )

@@ -1,0 +1,134 @@
+"""Reading job logs: in pieces, in bounded memory, and without holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import errno
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor
+
+import msgspec
+
+#: The largest frame that a tail sends, in bytes; stock clients take up to 4 MiB.
+MAX_FRAME_BYTES = 64 * 1024
+#: Read, decoded and escaped at once for the stock log route, off the event loop.
+JSON_CHUNK_BYTES = 512 * 1024
+
+_NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class LogFile:
+    """A job's log, which may not exist yet. `path` None: it never will."""
+
+    def __init__(self, path: str | None, threads: Executor) -> None:
+        self._path = path
+        self._threads = threads
+        self._fd: int | None = None
+        self._peeks = sys.platform == "linux"
+
+    def open(self) -> bool:
+        """Open the file unless it is. Returns False if there is none. Raises `OSError`."""
+        if self._fd is None and self._path is not None:
+            try:
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except FileNotFoundError:
+                return False
+        return self._fd is not None
+
+    def close(self) -> None:
+        """Close the file. No-op if it isn't open."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def size(self) -> int:
+        """Return the size so far, in bytes."""
+        return os.fstat(self._fd).st_size if self.open() and self._fd is not None else 0
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes; none at the end, or while there is no file."""
+        if not self.open() or self._fd is None:
+            return b""
+        data = self._peek(self._fd, offset, size)
+        if data is None:
+            loop = asyncio.get_running_loop()
+            data = await loop.run_in_executor(self._threads, os.pread, self._fd, size, offset)
+        return data
+
+    async def json_pieces(self) -> AsyncIterator[bytes]:
+        """Yield what the log holds by now as the inside of a JSON string.
+
+        Invalid UTF-8 is replaced.
+        """
+        loop = asyncio.get_running_loop()
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        end = self.size()
+        for offset in range(0, end, JSON_CHUNK_BYTES):
+            size = min(JSON_CHUNK_BYTES, end - offset)
+            yield await loop.run_in_executor(self._threads, self._escaped, decoder, offset, size)
+        yield escaped(decoder.decode(b"", final=True))
+
+    def _escaped(self, decoder: codecs.IncrementalDecoder, offset: int, size: int) -> bytes:
+        assert self._fd is not None
+        return escaped(decoder.decode(os.pread(self._fd, size, offset)))
+
+    def _peek(self, fd: int, offset: int, size: int) -> bytes | None:
+        """Return what is in the page cache, None if that isn't known without waiting."""
+        if sys.platform != "linux" or not self._peeks:
+            return None
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            self._peeks = False
+            return None
+        return bytes(memoryview(buffer)[:count])
+
+
+def escaped(text: str) -> bytes:
+    """Return text as it stands inside a JSON string."""
+    return msgspec.json.encode(text)[1:-1]
+
+
+class TextFrames:
+    """Cuts the bytes of a log into texts, each of at most `MAX_FRAME_BYTES` when encoded.
+
+    Invalid UTF-8 is replaced; a character that is cut off waits for its rest.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        return _cut(self._decoder.decode(data))
+
+    def end(self) -> Iterator[str]:
+        return _cut(self._decoder.decode(b"", final=True))
+
+
+class ByteFrames:
+    """Passes the bytes of a log on as they are."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        return iter((data,) if data else ())
+
+    def end(self) -> Iterator[bytes]:
+        return iter(())
+
+
+def _cut(text: str) -> Iterator[str]:
+    encoded = text.encode()
+    start = 0
+    while start < len(encoded):
+        end = min(start + MAX_FRAME_BYTES, len(encoded))
+        while end < len(encoded) and encoded[end] & 0xC0 == 0x80:
+            end -= 1  # within a character
+        yield encoded[start:end].decode()
+        start = end

@@ -1,0 +1,74 @@
+"""What the face needs of the cluster, by way of Ray: the ports of `ports.py` but the manager's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray_jobs import _ray
+from ray_jobs.models import GCS_MAX_PACKAGE_BYTES
+from ray_jobs.records import JobRecord
+from ray_jobs.store import KvStore
+from ray_jobs.validation import SUBMISSION_ID_METADATA_KEY
+
+from .drivers import DriverEntry
+
+
+class RayStore:
+    """`StorePort`: the records straight from the KV, for a cluster without a manager."""
+
+    def __init__(self, kv: _ray.Kv) -> None:
+        self._store = KvStore(kv)
+
+    async def load(self) -> list[JobRecord]:
+        return await self._store.load()
+
+
+class RayDrivers:
+    """`DriverPort`: the GCS's job table."""
+
+    def __init__(self, gcs_client: Any, gcs_address: str) -> None:
+        self._gcs_client = gcs_client
+        self._gcs_address = gcs_address
+
+    async def load(self) -> list[DriverEntry]:
+        return [_entry(row) for row in await _ray.driver_rows(self._gcs_client)]
+
+    async def updates(self) -> AsyncIterator[list[DriverEntry]]:
+        async for rows in _ray.driver_updates(self._gcs_address):
+            yield [_entry(row) for row in rows]
+
+
+class RayPackages:
+    """`PackagePort`: packages in the GCS, where Ray's runtime environments look for them."""
+
+    max_bytes = GCS_MAX_PACKAGE_BYTES
+
+    def __init__(self, kv: _ray.Kv) -> None:
+        self._kv = kv
+
+    async def exists(self, uri: str) -> bool:
+        return await self._kv.exists(None, uri)
+
+    async def pin(self, uri: str) -> None:
+        await asyncio.to_thread(self._kv.pin_package, uri)
+
+    async def put(self, uri: str, data: bytes) -> None:
+        await self._kv.put_package(uri, data)
+
+
+def _entry(row: _ray.DriverRow) -> DriverEntry:
+    return DriverEntry(
+        job_id=row.job_id,
+        submission_id=row.metadata.get(SUBMISSION_ID_METADATA_KEY) or None,
+        namespace=row.namespace,
+        is_dead=row.is_dead,
+        entrypoint=row.entrypoint,
+        start_time=row.start_time_ms,
+        end_time=row.end_time_ms,
+        metadata=row.metadata,
+        runtime_env=row.runtime_env,
+        node_ip_address=row.node_ip_address,
+        pid=str(row.pid),
+    )

@@ -1,0 +1,89 @@
+"""What handlers share: reading bodies and queries, and encoding answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+from collections.abc import Callable, Mapping
+
+import aiohttp.web
+import msgspec
+
+from ray_jobs import errors
+
+#: A client that sends nothing of its body for so long is given up, in seconds.
+BODY_STALL_S = 60.0
+
+
+def json_answer(value: object, headers: Mapping[str, str] | None = None) -> aiohttp.web.Response:
+    """Return a value as JSON."""
+    return json_bytes(msgspec.json.encode(value), headers)
+
+
+def json_bytes(body: bytes, headers: Mapping[str, str] | None = None) -> aiohttp.web.Response:
+    """Return what is JSON already."""
+    return aiohttp.web.Response(
+        body=body, headers=headers, content_type="application/json", charset="utf-8"
+    )
+
+
+async def read_body(
+    request: aiohttp.web.Request, limit: int, too_large: Callable[[str], errors.TooLarge]
+) -> bytes:
+    """Read a body as it comes, of any size up to `limit` bytes.
+
+    `request.read()` would hold it to the limit of the whole application.
+
+    Args:
+        too_large: Makes the exception for a body over the limit from its message.
+
+    Raises:
+        TooLarge: at once when the request names its length.
+        InvalidRequest: the client has stopped sending.
+    """
+    message = f"The body is over the limit of {limit:,} bytes."
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large(message)
+    buffer = io.BytesIO()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(request.content.readany(), BODY_STALL_S)
+        except asyncio.TimeoutError:
+            raise errors.InvalidRequest(
+                f"The body stalled: no byte came for {BODY_STALL_S:.0f} s."
+            ) from None
+        if not chunk:
+            return buffer.getvalue()
+        if buffer.tell() + len(chunk) > limit:
+            raise too_large(message)
+        buffer.write(chunk)
+
+
+def integer(request: aiohttp.web.Request, name: str, low: int, high: int) -> int | None:
+    """Return a whole number of the query, None if it isn't there. Raises `InvalidRequest`."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    # Only ASCII digits, and not more than Python turns into a number.
+    if text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high:
+        return int(text)
+    raise errors.InvalidRequest(
+        f"{name} must be a whole number from {low} to {high}, got {text[:40]!r}."
+    )
+
+
+def seconds(request: aiohttp.web.Request, name: str, default: float, high: float) -> float:
+    """Return a time of the query, cut to `high`. Raises `InvalidRequest`."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:  # NaN too
+        raise errors.InvalidRequest(
+            f"{name} must be a number of seconds of at least 0, got {text[:40]!r}."
+        )
+    return min(value, high)

@@ -1,0 +1,52 @@
+"""The compatible face: the log of a job, whole and followed, as Ray 2.60 serves it."""
+# ruff: noqa: TID252 - absolute names would differ between the folder and the installed package
+
+from __future__ import annotations
+
+import contextlib
+
+import aiohttp.web
+
+from ..errors import plain_errors
+from ..face import Face
+from ..log_reader import LogFile, TextFrames
+from ..tailing import serve_tail
+from .answers import json_bytes
+from .route import Route
+
+_BEGIN, _END = b'{"logs":"', b'"}'
+
+
+@plain_errors
+async def get_logs(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    job = await face.find_submission(request.match_info["job_id"], "get logs of")
+    with contextlib.closing(LogFile(face.log_path(job), face.log_threads)) as log:
+        pieces = log.json_pieces()
+        first = await anext(pieces)
+        try:
+            second = await anext(pieces)
+        except StopAsyncIteration:
+            return json_bytes(_BEGIN + first + _END)
+        response = aiohttp.web.StreamResponse(
+            headers={"Content-Type": "application/json; charset=utf-8"}
+        )
+        await response.prepare(request)
+        await response.write(_BEGIN + first)
+        await response.write(second)
+        async for piece in pieces:
+            await response.write(piece)
+        await response.write(_END)
+        await response.write_eof()
+        return response
+
+
+@plain_errors
+async def tail_logs(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    job = await face.find_submission(request.match_info["job_id"], "get logs of")
+    return await serve_tail(face, request, job, 0, TextFrames())
+
+
+ROUTES = [
+    Route("GET", "/api/jobs/{job_id}/logs", "get_job_logs", get_logs),
+    Route("GET", "/api/jobs/{job_id}/logs/tail", "tail_job_logs", tail_logs),
+]

@@ -1,0 +1,151 @@
+"""Our own API: what the stock one has no word for. Errors are JSON."""
+# ruff: noqa: TID252 - absolute names would differ between the folder and the installed package
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+
+import aiohttp.web
+import msgspec
+
+from ray_jobs.errors import InvalidRequest
+from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
+
+from ..errors import json_errors
+from ..face import Face
+from ..jobs import Job, Key
+from ..log_reader import ByteFrames
+from ..tailing import serve_tail
+from .answers import integer, json_answer, seconds
+from .route import Route
+
+DEFAULT_PAGE_JOBS = 100
+MAX_PAGE_JOBS = 1000
+DEFAULT_WAIT_S = 30.0
+MAX_WAIT_S = 60.0
+MAX_INTEGER = 2**63 - 1
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class ServerInfo(msgspec.Struct, kw_only=True):
+    """The answer of `GET /server`."""
+
+    version: str  #: of ray-jobs
+    ray_version: str
+    session_name: str
+    max_package_bytes: int
+    api: str = "v1"
+
+
+@json_errors
+async def get_server(face: Face, _request: aiohttp.web.Request) -> aiohttp.web.Response:
+    info = ServerInfo(
+        version=face.config.server_version,
+        ray_version=face.config.ray_version,
+        session_name=face.config.session_name,
+        max_package_bytes=face.packages.max_bytes,
+    )
+    return json_answer(info)
+
+
+@json_errors
+async def list_page(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Response:
+    cursor = request.query.get("cursor")
+    jobs, end = await face.page(
+        limit=integer(request, "limit", 1, MAX_PAGE_JOBS) or DEFAULT_PAGE_JOBS,
+        before=None if cursor is None else decoded_cursor(cursor),
+        statuses=_statuses(request),
+        job_type=_job_type(request),
+    )
+    redact = face.config.redact(request)
+    page = JobPage(
+        jobs=[job.details(redact) for job in jobs],
+        next_cursor=None if end is None else encoded_cursor(end),
+    )
+    return json_answer(page)
+
+
+@json_errors
+async def get_details(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Response:
+    job = await face.find(request.match_info["job_id"])
+    return json_answer(_details(face, request, job))
+
+
+@json_errors
+async def wait_for_job(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Response:
+    job = await face.wait(
+        request.match_info["job_id"],
+        timeout_s=seconds(request, "timeout_s", DEFAULT_WAIT_S, MAX_WAIT_S),
+        after_revision=integer(request, "after_revision", 0, MAX_INTEGER),
+    )
+    return json_answer(_details(face, request, job))
+
+
+@json_errors
+async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    job = await face.find_submission(request.match_info["job_id"], "get logs of")
+    path = face.log_path(job)
+    if path is None or not os.path.isfile(path):
+        return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")
+    # The kernel copies the file to the socket, ranges too; it is prepared by aiohttp itself.
+    return aiohttp.web.FileResponse(
+        path, headers={**_NO_STORE, "Content-Type": "text/plain; charset=utf-8"}
+    )
+
+
+@json_errors
+async def tail_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+    offset = integer(request, "offset", 0, MAX_INTEGER) or 0
+    job = await face.find_submission(request.match_info["job_id"], "get logs of")
+    return await serve_tail(face, request, job, offset, ByteFrames())
+
+
+def encoded_cursor(key: Key) -> str:
+    """Return a place in the list, opaque to clients."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
+
+
+def decoded_cursor(cursor: str) -> Key:
+    """Return the place that a cursor names. Raises `InvalidRequest`."""
+    try:
+        data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        key: Key = msgspec.json.decode(data, type=tuple[int, str])
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise InvalidRequest("cursor isn't one that an earlier page gave.") from None
+    return key
+
+
+def _details(face: Face, request: aiohttp.web.Request, job: Job) -> JobDetails:
+    return job.details(face.config.redact(request))
+
+
+def _statuses(request: aiohttp.web.Request) -> set[JobStatus] | None:
+    """Return the statuses asked for: several in one parameter, or in several."""
+    texts = [
+        text for value in request.query.getall("status", []) for text in value.split(",") if text
+    ]
+    try:
+        return {JobStatus(text.upper()) for text in texts} or None
+    except ValueError:
+        known = ", ".join(JobStatus)
+        raise InvalidRequest(f"status must be of {known}, got {texts[0][:40]!r}.") from None
+
+
+def _job_type(request: aiohttp.web.Request) -> JobType | None:
+    text = request.query.get("type")
+    try:
+        return None if not text else JobType(text.upper())
+    except ValueError:
+        raise InvalidRequest(f"type must be SUBMISSION or DRIVER, got {text!r:.40}.") from None
+
+
+ROUTES = [
+    Route("GET", f"{API_PREFIX}/server", "own_get_server", get_server),
+    Route("GET", f"{API_PREFIX}/jobs", "own_list_jobs", list_page),
+    Route("GET", f"{API_PREFIX}/jobs/{{job_id}}", "own_get_job", get_details),
+    Route("GET", f"{API_PREFIX}/jobs/{{job_id}}/wait", "own_wait_for_job", wait_for_job),
+    Route("GET", f"{API_PREFIX}/jobs/{{job_id}}/logs", "own_get_job_logs", get_raw_log),
+    Route("GET", f"{API_PREFIX}/jobs/{{job_id}}/logs/tail", "own_tail_job_logs", tail_raw_log),
+]

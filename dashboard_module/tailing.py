@@ -1,0 +1,133 @@
+"""Following a log over a WebSocket, until the job has ended and all of its log is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Protocol
+
+import aiohttp.web
+from aiohttp import WSCloseCode, WSMsgType
+
+from ray_jobs.inotify import GrowthWatch
+
+from .face import Face
+from .jobs import SubmissionJob
+from .log_reader import MAX_FRAME_BYTES, LogFile
+
+#: A quiet tail sends a ping so often, so that proxies keep the connection. An answer isn't
+#: waited for: a client may read slowly, or be paused for hours.
+PING_INTERVAL_S = 30.0
+#: How long a client is given to end its side, in seconds.
+CLOSE_PATIENCE_S = 5.0
+#: Clients have nothing to say.
+MAX_MESSAGE_BYTES = 64 * 1024
+
+_CLOSED = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
+
+
+class Frames(Protocol):
+    """Cuts the bytes of a log into the payloads of frames."""
+
+    def feed(self, data: bytes) -> Iterator[str] | Iterator[bytes]: ...
+
+    def end(self) -> Iterator[str] | Iterator[bytes]: ...
+
+
+async def serve_tail(
+    face: Face, request: aiohttp.web.Request, job: SubmissionJob, offset: int, frames: Frames
+) -> aiohttp.web.WebSocketResponse:
+    """Send a log from a byte offset on. Closes with 1000 at its end, with 1001 at a shutdown.
+
+    A slow client is awaited; it costs a bounded buffer, and no other client anything.
+    """
+    websocket = aiohttp.web.WebSocketResponse(
+        compress=False, timeout=CLOSE_PATIENCE_S, max_msg_size=MAX_MESSAGE_BYTES
+    )
+    await websocket.prepare(request)
+    _notice_dead_peer(request)
+    pump = asyncio.ensure_future(_pump(face, websocket, job, offset, frames))
+    gone = asyncio.ensure_future(_until_gone(websocket))
+    closing = asyncio.ensure_future(face.closing.wait())
+    tasks = [pump, gone, closing]
+    with face.tailing():
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            code = WSCloseCode.OK if pump.done() else WSCloseCode.GOING_AWAY
+            gone_first = gone.done() and not pump.done()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if pump.done() and not pump.cancelled() and not gone_first:
+            pump.result()
+        # A client that reads nothing any more isn't waited for.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(websocket.close(code=code), 2 * CLOSE_PATIENCE_S)
+    return websocket
+
+
+async def _pump(
+    face: Face,
+    websocket: aiohttp.web.WebSocketResponse,
+    job: SubmissionJob,
+    offset: int,
+    frames: Frames,
+) -> None:
+    path = face.log_path(job)
+    if path is None:
+        return
+    loop = asyncio.get_running_loop()
+    log = LogFile(path, face.log_threads)
+    with (
+        contextlib.closing(log),
+        GrowthWatch(path) as growth,
+        face.watch(job, growth.wake),
+    ):
+        last_sent = loop.time()
+        while True:
+            # Before reading: when the face knows of the end, the log is complete on the disk.
+            has_ended = face.has_ended(job)
+            while data := await log.read(offset, MAX_FRAME_BYTES):
+                offset += len(data)
+                for frame in frames.feed(data):
+                    await _send(websocket, frame)
+                last_sent = loop.time()
+                # Sending to a fast client doesn't yield by itself.
+                await asyncio.sleep(0)
+            if has_ended:
+                break
+            await growth.wait(PING_INTERVAL_S)
+            if loop.time() - last_sent >= PING_INTERVAL_S:
+                await websocket.ping()
+                last_sent = loop.time()
+        for frame in frames.end():
+            await _send(websocket, frame)
+
+
+async def _send(websocket: aiohttp.web.WebSocketResponse, frame: str | bytes) -> None:
+    if isinstance(frame, str):
+        await websocket.send_str(frame)
+    else:
+        await websocket.send_bytes(frame)
+
+
+async def _until_gone(websocket: aiohttp.web.WebSocketResponse) -> None:
+    """Return once the client has closed the connection, or is gone. What it says is ignored."""
+    while (await websocket.receive()).type not in _CLOSED:
+        continue
+
+
+def _notice_dead_peer(request: aiohttp.web.Request) -> None:
+    """Have the kernel notice a peer that vanished while there is nothing to send."""
+    sock = request.get_extra_info("socket")
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS names the first of them otherwise.
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,98 @@
+"""Following a job: what it waits for, its log, its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ray_jobs.cli import outcome
+from ray_jobs.cli.interrupts import Detached, Interrupts
+from ray_jobs.cli.options import Connection
+from ray_jobs.cli.terminal import Spinner, print_error, say, style_status
+
+if TYPE_CHECKING:
+    from ray_jobs.client import JobSubmissionClient
+    from ray_jobs.models import JobInfo
+
+
+def write_log(chunks: Iterable[str]) -> None:
+    """Write pieces of a log to stdout as they come: always UTF-8, whatever the locale says."""
+    stream = sys.stdout.buffer
+    for chunk in chunks:
+        stream.write(chunk.encode("utf-8", "replace"))
+        stream.flush()
+
+
+def follow_to_the_end(
+    client: JobSubmissionClient,
+    job_id: str,
+    connection: Connection,
+    *,
+    stop_on_interrupt: bool = False,
+    job_outlives_us: bool = True,
+) -> int:
+    """Stream the log of a job to stdout, and return the exit code that stands for its end."""
+    try:
+        with Interrupts(job_id, lambda: client.stop_job(job_id), stop_at_once=stop_on_interrupt):
+            wait_while_pending(client, job_id)
+            write_log(client.tail_job_logs(job_id))
+            job = client.wait_until_finish(job_id)
+    except Detached:
+        if job_outlives_us:
+            say_how_to_go_on(job_id, connection)
+        return outcome.INTERRUPTED
+    say_end(job, job_id)
+    return outcome.exit_code_of(job)
+
+
+def wait_while_pending(client: JobSubmissionClient, job_id: str) -> None:
+    """Show what a job waits for until it starts; where stderr is no terminal, do nothing."""
+    with Spinner(f"Job {job_id} is pending") as spinner:
+        if not spinner.visible:
+            return
+        for job in client.watch_job(job_id):
+            if job.status != "PENDING":
+                return
+            reason = getattr(job, "pending_reason", None) or job.message
+            spinner.update(f"Pending: {reason}" if reason else f"Job {job_id} is pending")
+
+
+def say_how_to_go_on(job_id: str, connection: Connection) -> None:
+    """Say that the job goes on, and how to come back to it or to stop it."""
+    say(f"Job {job_id} goes on running.")
+    say(f"  Follow its log: {connection.command('logs', '-f', job_id)}")
+    say(f"  Stop it:        {connection.command('stop', job_id)}")
+
+
+def describe_end(job: JobInfo, job_id: str) -> str:
+    """Return how a job ended, in one line."""
+    line = f"Job {job_id} {style_status(job.status, sys.stderr)}"
+    if job.status == "FAILED" and job.driver_exit_code is not None:
+        line += f" (exit code {job.driver_exit_code})"
+    return line
+
+
+def say_end(job: JobInfo, job_id: str) -> None:
+    """Say on stderr how a job ended; for a failure, its message."""
+    if job.status == "FAILED":
+        code = job.driver_exit_code
+        ending = "" if code is None else f" with exit code {code}"
+        message = f": {job.message}" if job.message else "."
+        print_error(f"Job {job_id} failed{ending}{message}")
+    else:
+        say(describe_end(job, job_id))
+
+
+def last_lines(text: str, count: int) -> str:
+    """Return the last lines of a text; one without a newline at its end counts."""
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[-count:]) if count else ""
+
+
+def without_start(chunks: Iterable[str], length: int) -> Iterator[str]:
+    """Yield a stream of text without its first `length` characters."""
+    for chunk in chunks:
+        if length < len(chunk):
+            yield chunk[length:]
+        length = max(length - len(chunk), 0)

@@ -1,0 +1,169 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ray_jobs.cli.guard import DEBUG_KEY
+
+if TYPE_CHECKING:
+    from ray_jobs.client import JobSubmissionClient
+
+    BoolOrPathParam = click.ParamType[bool | str]
+    JsonObjectParam = click.ParamType[dict[str, Any]]
+else:
+    # Generic for type checkers only: not so in click before 8.4.
+    BoolOrPathParam = JsonObjectParam = click.ParamType
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+HEADERS_VARIABLE = "RAY_JOB_HEADERS"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the user said to reach the job server."""
+
+    address: str | None
+    verify: bool | str
+    headers: dict[str, str] | None
+
+    def client(self) -> JobSubmissionClient:
+        """Return a client for it; to be closed by the caller."""
+        # Here, since it takes most of the time that a command takes to start.
+        from ray_jobs.client import JobSubmissionClient
+
+        return JobSubmissionClient(self.address, headers=self.headers, verify=self.verify)
+
+    def command(self, *words: str) -> str:
+        """Return a `ray-jobs` command line to show to the user, for the same server."""
+        if self.address is None:
+            return shlex.join(["ray-jobs", *words])
+        from ray_jobs.client.address import redact
+
+        return shlex.join(["ray-jobs", *words, "--address", redact(self.address)])
+
+
+class BoolOrPath(BoolOrPathParam):
+    """True or false, or the path of a CA bundle."""
+
+    name = "BOOLEAN|PATH"
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,  # noqa: ARG002
+        ctx: click.Context | None,  # noqa: ARG002
+    ) -> bool | str:
+        if isinstance(value, bool):
+            return value
+        words = {"true": True, "1": True, "false": False, "0": False}
+        return words.get(str(value).lower(), str(value))
+
+
+class JsonObject(JsonObjectParam):
+    """A JSON object, given as text."""
+
+    name = "JSON"
+
+    def __init__(self, example: str) -> None:
+        self.example = example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        import json
+
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            self.fail(f"not valid JSON ({error}). Example: {self.example}", param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail(f"must be a JSON object. Example: {self.example}", param, ctx)
+        return parsed
+
+
+def _remember_debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[DEBUG_KEY] = True
+
+
+def debug_option(function: Decorated) -> Decorated:
+    """Add `--debug`, which is for the guard and not for the command."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_remember_debug,
+        help="Print the traceback of an error. Same as RAY_JOBS_DEBUG=1.",
+    )(function)
+
+
+def address_option(function: Decorated) -> Decorated:
+    """Add `--address` alone."""
+    return click.option(
+        "--address",
+        metavar="URL",
+        help="Address of the job server. Default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, "
+        "http://127.0.0.1:8265.",
+    )(function)
+
+
+def connection_options(function: Decorated) -> Decorated:
+    """Add the options by which a command reaches the server; it gets them as `connection`."""
+    import functools
+
+    @functools.wraps(function)
+    def wrapper(
+        *args: Any,
+        address: str | None,
+        verify: bool | str,
+        headers: dict[str, str] | None,
+        **kwargs: Any,
+    ) -> Any:
+        # An empty address is an unset one, as in `--address "$ADDRESS"`.
+        connection = Connection(address or None, verify, headers)
+        return function(*args, connection=connection, **kwargs)
+
+    wrapped = debug_option(wrapper)
+    wrapped = click.option(
+        "--headers",
+        type=JsonObject('{"X-Team": "a"}'),
+        envvar=HEADERS_VARIABLE,
+        show_envvar=True,
+        help="HTTP headers to send with every request.",
+    )(wrapped)
+    wrapped = click.option(
+        "--verify",
+        type=BoolOrPath(),
+        default=True,
+        show_default=True,
+        help="Whether to verify the server's TLS certificate, or a CA bundle to do it with.",
+    )(wrapped)
+    return address_option(wrapped)  # type: ignore[return-value]
+
+
+def format_option(*choices: str) -> Callable[[Decorated], Decorated]:
+    """Return a decorator that adds `--format`; the first choice is the default."""
+    return click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(choices),
+        default=choices[0],
+        show_default=True,
+        help="Form of the output.",
+    )
+
+
+def address_from_environment() -> str | None:
+    """Return the address that the environment names, or None."""
+    return os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or None

@@ -1,0 +1,142 @@
+"""Commands about the server: `serve`, `plugin`, `version`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING
+
+import click
+
+from ray_jobs.cli.options import (
+    Connection,
+    address_from_environment,
+    address_option,
+    connection_options,
+    debug_option,
+)
+from ray_jobs.cli.terminal import say
+from ray_jobs.errors import RayJobsError
+
+if TYPE_CHECKING:
+    from ray_jobs.client import JobSubmissionClient
+
+INSTALL_HINT = 'Install it with: pip install "ray-jobs[server]"'
+
+
+def require_ray() -> None:
+    """Raise an error that says what to install where there is no ray."""
+    # Looked for and not imported: that takes half a second.
+    if importlib.util.find_spec("ray") is None:
+        raise RayJobsError("This needs Ray, which is not installed here.", hint=INSTALL_HINT)
+
+
+@click.command()
+@click.option(
+    "--address", default="auto", show_default=True, help="Address of the cluster's GCS, host:port."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8266, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--insecure", is_flag=True, help="Listen beyond this machine although no token is demanded."
+)
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False), help="PEM certificate.")
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False), help="PEM private key.")
+@debug_option
+def serve(
+    address: str,
+    host: str,
+    port: int,
+    insecure: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+) -> None:
+    """Serve the jobs API beside a running cluster, until interrupted.
+
+    For a cluster whose dashboard can't be restarted or changed. Run it on the head node.
+    """
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together.")
+    require_ray()
+    from ray_jobs.dashboard_module.gateway import serve as serve_gateway
+
+    serve_gateway(
+        address=address,
+        host=host,
+        port=port,
+        insecure=insecure,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+    )
+
+
+@click.group()
+def plugin() -> None:
+    """Put the jobs API into Ray's own dashboard, or take it out again.
+
+    Either takes effect when the cluster is started the next time.
+    """
+
+
+@plugin.command()
+@debug_option
+def enable() -> None:
+    """Make Ray's dashboard on this machine serve the jobs API of ray-jobs."""
+    require_ray()
+    from ray_jobs.plugin import enable as enable_plugin
+
+    click.echo(enable_plugin())
+
+
+@plugin.command()
+@click.option("--force", is_flag=True, help="Disable it although jobs run.")
+@address_option
+@debug_option
+def disable(force: bool, address: str | None) -> None:
+    """Give Ray's dashboard on this machine its own jobs API back."""
+    require_ray()
+    from ray_jobs.plugin import disable as disable_plugin
+
+    click.echo(disable_plugin(force=force, address=address))
+
+
+@plugin.command("status")
+@address_option
+@debug_option
+def plugin_status(address: str | None) -> None:
+    """Say whether the plugin is enabled, and which server answers at an address."""
+    require_ray()
+    from ray_jobs.plugin import status as describe_plugin
+
+    click.echo(describe_plugin(address=address))
+
+
+def client_version() -> str:
+    """Return the version of this package."""
+    try:
+        return importlib.metadata.version("ray-jobs")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+@click.command()
+@connection_options
+def version(connection: Connection) -> None:
+    """Print the version of this client, and of the server at --address.
+
+    Without an address, neither given nor in the environment, no server is asked.
+    """
+    click.echo(f"ray-jobs {client_version()}")
+    if not (connection.address or address_from_environment()):
+        return
+    try:
+        with connection.client() as client:
+            click.echo(f"server {_describe_server(client)}")
+    except RayJobsError as error:
+        say(f"server: {error.message}")
+
+
+def _describe_server(client: JobSubmissionClient) -> str:
+    info = client.get_server_info()
+    name = f"ray-jobs {info.server_version}" if info.is_ray_jobs else "Ray's own job server"
+    return f"{name}, Ray {info.ray_version} ({client.address})"

@@ -1,0 +1,43 @@
+"""Sending a submission, once."""
+
+from __future__ import annotations
+
+from ray_jobs import errors, models
+from ray_jobs.client.connection_errors import was_sent
+from ray_jobs.client.transport import Transport, quoted
+
+
+async def send(transport: Transport, request: models.SubmitRequest, *, is_own_id: bool) -> str:
+    """Send a submission, and return the id of the job.
+
+    It is never sent twice: after a lost answer, the job is looked for instead.
+
+    Args:
+        is_own_id: Whether the id is a random one of ours, so that a job that has it is ours.
+
+    Raises:
+        ServerUnreachable: there was no answer, and the job wasn't found.
+    """
+    submission_id = str(request.submission_id)
+    try:
+        answer = (await transport.request("POST", "/api/jobs/", json=request)).check()
+    except errors.ServerUnreachable as error:
+        if not was_sent(error):
+            raise
+        if is_own_id and await _exists(transport, submission_id):
+            return submission_id
+        raise errors.ServerUnreachable(
+            error.message,
+            hint=f"The job may have been submitted nevertheless, as {submission_id}: ask for its "
+            "status, or submit it again with that submission_id (it won't run twice).",
+        ) from error
+    return answer.json(models.SubmitResponse).submission_id
+
+
+async def _exists(transport: Transport, submission_id: str) -> bool:
+    """Return whether a job is known to be there; when in doubt, it isn't."""
+    try:
+        answer = await transport.request("GET", f"/api/jobs/{quoted(submission_id)}")
+    except errors.RayJobsError:
+        return False
+    return answer.status == 200

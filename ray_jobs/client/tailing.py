@@ -1,0 +1,130 @@
+"""Following the log of a job over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import socket
+import time
+from collections.abc import AsyncGenerator
+
+import aiohttp
+
+from ray_jobs import errors
+from ray_jobs.client.connection_errors import mapped
+from ray_jobs.client.retry import PASSING, Outage, RetryPolicy
+from ray_jobs.client.transport import Transport, WebSocket, quoted
+from ray_jobs.models import API_PREFIX
+
+#: A connection that lasted so long counts as a success, though it brought nothing.
+LASTING_S = 5.0
+
+CLOSE_TIMEOUT_S = 1.0
+
+
+async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncGenerator[str, None]:
+    """Follow a log on our server, from its first byte to its last.
+
+    A lost connection is opened anew where the stream broke off: no byte is lost or comes twice.
+
+    Raises:
+        JobNotFound: there is no such job.
+        LogStreamInterrupted: the server didn't come back within the policy's window.
+    """
+    path = f"{API_PREFIX}/jobs/{quoted(job_id)}/logs/tail"
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    outage = Outage(policy)
+    offset = 0
+    while True:
+        opened = time.monotonic()
+        try:
+            connection = await transport.websocket(path, f"offset={offset}")
+            opened = time.monotonic()
+            try:
+                _keep_alive(connection)
+                while (data := await _next_frame(transport, connection)) is not None:
+                    outage.over()
+                    offset += len(data)
+                    text = decoder.decode(data)
+                    if text:
+                        yield text
+            finally:
+                await _close(connection)
+            if connection.close_code == aiohttp.WSCloseCode.OK:
+                break
+            failure: errors.RayJobsError = errors.ServerUnreachable(
+                f"The log stream was closed with code {connection.close_code}."
+            )
+        except PASSING as error:
+            failure = error
+        if time.monotonic() - opened > LASTING_S:
+            outage.over()
+        try:
+            await outage.survive(failure)
+        except errors.RayJobsError as error:
+            raise errors.LogStreamInterrupted(
+                f"The log stream of {job_id} broke off after {offset} bytes: {error}",
+                hint=f"The job goes on. Its whole log: get_job_logs({job_id!r}).",
+            ) from error
+    rest = decoder.decode(b"", final=True)
+    if rest:
+        yield rest
+
+
+async def tail_stock(transport: Transport, job_id: str) -> AsyncGenerator[str, None]:
+    """Follow a log on Ray's own server, which can't take up a stream where it broke off.
+
+    Raises:
+        JobNotFound: there is no such job.
+        LogStreamInterrupted: the connection was lost.
+    """
+    connection = await transport.websocket(f"/api/jobs/{quoted(job_id)}/logs/tail")
+    cause: errors.RayJobsError | None = None
+    try:
+        _keep_alive(connection)
+        while (data := await _next_frame(transport, connection)) is not None:
+            yield data.decode("utf-8", "replace")
+    except errors.ServerUnreachable as error:
+        cause = error
+    finally:
+        await _close(connection)
+    if cause is not None or connection.close_code != aiohttp.WSCloseCode.OK:
+        reason = str(cause) if cause else f"it was closed with code {connection.close_code}"
+        raise errors.LogStreamInterrupted(
+            f"The log stream of {job_id} broke off: {reason.rstrip('.')}.",
+            hint=f"The job goes on. Its log so far: get_job_logs({job_id!r}).",
+        ) from cause
+
+
+async def _next_frame(transport: Transport, connection: WebSocket) -> bytes | None:
+    """Return the payload of the next frame; None when the connection ended, however it did."""
+    with mapped(f"the log stream from {transport.address.url}", transport.address):
+        message = await connection.receive()
+    if message.type is aiohttp.WSMsgType.BINARY:
+        return bytes(message.data)
+    if message.type is aiohttp.WSMsgType.TEXT:
+        return str(message.data).encode()
+    return None
+
+
+async def _close(connection: WebSocket) -> None:
+    """Close a WebSocket, soon: Ray's own server never reads that we want to."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
+
+
+def _keep_alive(connection: WebSocket) -> None:
+    """Have the kernel notice a peer that vanished: a quiet job sends nothing for hours.
+
+    No pings of the protocol, since Ray's own server never reads them.
+    """
+    sock = connection.get_extra_info("socket")
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS names the first of them otherwise.
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

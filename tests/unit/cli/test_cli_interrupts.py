@@ -1,0 +1,117 @@
+"""Ctrl-C while a job is followed: real processes, real signals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+from tests.unit.cli.conftest import Spawn
+from tests.unit.cli.fake_job_server import FakeJobServer
+
+
+def _read_until(process: subprocess.Popen[bytes], words: str) -> str:
+    """Read stderr up to a line with some words: the event that tests wait for."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line.decode())
+        if words in seen[-1]:
+            return "".join(seen)
+    raise AssertionError(f"{words!r} is not in {''.join(seen)!r}")
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=10)
+    return process.returncode, stdout.decode(), stderr.decode()
+
+
+def test_the_first_one_detaches(server: FakeJobServer, spawn: Spawn) -> None:
+    server.will_run(b"line\n")
+    # Two seconds are for people.
+    impatient = "from ray_jobs.cli import interrupts; interrupts.GRACE_S = 0.1"
+    process = spawn("submit", "--submission-id", "a", "--", "sleep", "9", before=impatient)
+    server.wait_for("tailing")
+    process.send_signal(signal.SIGINT)
+    code, stdout, stderr = _end_of(process)
+    assert (code, stdout) == (130, "line\n")
+    assert "Press Ctrl-C again within 0 s to stop job a." in stderr
+    assert "ray-jobs stop a" in stderr
+    assert "Traceback" not in stderr
+    assert server.jobs["a"].details.status == "RUNNING"
+
+
+def test_the_second_one_stops_the_job_and_follows_its_end(
+    server: FakeJobServer, spawn: Spawn
+) -> None:
+    server.will_run(b"line\n")
+    server.on_stop = lambda job_id: server._change(job_id, log=b"bye\n")
+    process = spawn("submit", "--submission-id", "a", "--", "sleep", "9")
+    server.wait_for("tailing")
+    process.send_signal(signal.SIGINT)
+    _read_until(process, "Press Ctrl-C again")
+    # What is printed meanwhile is not lost, and nothing is printed twice.
+    server.change("a", log=b"meanwhile\n")
+    process.send_signal(signal.SIGINT)
+    server.wait_for("stopping")
+    server.end("a", "STOPPED")
+    code, stdout, stderr = _end_of(process)
+    assert (code, stdout) == (1, "line\nmeanwhile\nbye\n")
+    assert "Stopping job a." in stderr
+    assert "Job a STOPPED" in stderr
+
+
+def test_stop_on_interrupt_needs_only_one(server: FakeJobServer, spawn: Spawn) -> None:
+    server.will_run(b"line\n")
+    process = spawn("submit", "--stop-on-interrupt", "--submission-id", "a", "--", "x")
+    server.wait_for("tailing")
+    process.send_signal(signal.SIGINT)
+    code, _, stderr = _end_of(process)
+    assert code == 1
+    assert "Press" not in stderr
+    assert server.jobs["a"].details.status == "STOPPED"
+
+
+def test_one_more_detaches_from_a_job_that_will_not_stop(
+    server: FakeJobServer, spawn: Spawn
+) -> None:
+    server.will_run(b"line\n")
+    server.on_stop = lambda _job_id: None
+    process = spawn("submit", "--stop-on-interrupt", "--submission-id", "a", "--", "x")
+    server.wait_for("tailing")
+    process.send_signal(signal.SIGINT)
+    server.wait_for("stopping")
+    process.send_signal(signal.SIGINT)
+    assert _end_of(process)[0] == 130
+
+
+def test_a_job_that_ends_meanwhile_has_its_outcome(server: FakeJobServer, spawn: Spawn) -> None:
+    server.will_run(b"line\n")
+    process = spawn("submit", "--submission-id", "a", "--", "x")
+    server.wait_for("tailing")
+    process.send_signal(signal.SIGINT)
+    _read_until(process, "Press Ctrl-C again")
+    server.end("a", "FAILED", 5)
+    assert _end_of(process)[0] == 5
+
+
+def test_logs_and_wait_leave_the_job_alone_at_once(server: FakeJobServer, spawn: Spawn) -> None:
+    server.add_job("a", status="RUNNING", log=b"line\n")
+    started = [(spawn("logs", "-f", "a"), "tailing"), (spawn("wait", "a"), "waiting")]
+    for process, event in started:
+        server.wait_for(event)
+        process.send_signal(signal.SIGINT)
+        code, _, stderr = _end_of(process)
+        assert code == 130
+        assert "Press" not in stderr
+        assert "ray-jobs stop a" in stderr
+    assert server.jobs["a"].details.status == "RUNNING"
+
+
+def test_an_ignored_ctrl_c_stays_ignored(server: FakeJobServer, spawn: Spawn) -> None:
+    server.will_run(b"line\n")
+    # As in `ray-jobs submit ... &` in a script.
+    process = spawn("submit", "--submission-id", "a", "--", "x", sigint=signal.SIG_IGN)
+    server.wait_for("tailing")
+    process.send_signal(signal.SIGINT)
+    server.end("a", "SUCCEEDED")
+    assert _end_of(process)[0] == 0

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.client import auth
+from ray_jobs.client.async_client import AsyncJobSubmissionClient
+from ray_jobs.errors import AuthenticationFailed, InvalidRequest
+from tests.unit.client.job_server import JobServer
+
+
+def write_default_token(home: Path, text: str = "from-home\n") -> None:
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text(text)
+
+
+def test_order_of_sources(environment: Path) -> None:
+    home = {"HOME": str(environment)}
+    assert auth.find_token(home) is None
+    write_default_token(environment)
+    assert auth.find_token(home) == "from-home"
+    named = environment / "token"
+    named.write_text("  from-path  \nanother line")
+    by_path = {**home, "RAY_AUTH_TOKEN_PATH": str(named)}
+    assert auth.find_token(by_path) == "from-path"
+    assert auth.find_token({**by_path, "RAY_AUTH_TOKEN": " direct "}) == "direct"
+    assert auth.find_token({**by_path, "RAY_AUTH_TOKEN": ""}) == "from-path"
+
+
+def test_no_token_when_disabled(environment: Path) -> None:
+    write_default_token(environment)
+    given = {"HOME": str(environment), "RAY_AUTH_MODE": "Disabled", "RAY_AUTH_TOKEN": "x"}
+    assert auth.find_token(given) is None
+
+
+@pytest.mark.parametrize("content", [None, "", "\nsecond line"])
+def test_named_file_without_a_token(environment: Path, content: str | None) -> None:
+    named = environment / "token"
+    if content is not None:
+        named.write_text(content)
+    with pytest.raises(AuthenticationFailed, match="RAY_AUTH_TOKEN_PATH"):
+        auth.find_token({"HOME": str(environment), "RAY_AUTH_TOKEN_PATH": str(named)})
+
+
+def test_token_that_no_header_can_carry() -> None:
+    with pytest.raises(AuthenticationFailed, match="RAY_AUTH_TOKEN"):
+        auth.find_token({"RAY_AUTH_TOKEN": "a\nb"})
+
+
+def test_headers_from_the_environment() -> None:
+    assert auth.default_headers({}) == {}
+    assert auth.default_headers({"RAY_JOB_HEADERS": '{"X-A": "b", "X-N": 1}'}) == {
+        "X-A": "b",
+        "X-N": "1",
+    }
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[1]", '{"a": {"b": 1}}'])
+def test_malformed_headers_in_the_environment(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="RAY_JOB_HEADERS"):
+        auth.default_headers({"RAY_JOB_HEADERS": text})
+
+
+def test_header_with_a_line_break() -> None:
+    with pytest.raises(InvalidRequest, match="line break"):
+        auth.check_headers({"X-A": "b\r\nX-C: d"})
+
+
+async def sent_headers(
+    server: JobServer, address: str = "", headers: dict[str, str] | None = None
+) -> dict[str, str]:
+    async with AsyncJobSubmissionClient(address or server.url, headers=headers) as client:
+        await client.list_jobs()
+    return server.headers[-1]
+
+
+async def test_token_is_sent(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    assert (await sent_headers(server))["Authorization"] == "Bearer t"
+
+
+async def test_token_gives_way_to_other_credentials(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    sent = await sent_headers(server, headers={"authorization": "Basic abc"})
+    assert sent["Authorization"] == "Basic abc"
+    assert sent["X-Ray-Authorization"] == "Bearer t"
+    sent = await sent_headers(server, f"http://user:pw@127.0.0.1:{server.port}")
+    assert sent["Authorization"].startswith("Basic ")
+    assert sent["X-Ray-Authorization"] == "Bearer t"
+
+
+async def test_token_of_a_websocket(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    server.answer("GET", "/api/ray_jobs/v1/jobs/a/logs/tail", 401, "Unauthorized: Missing")
+    async with AsyncJobSubmissionClient(server.url) as client:
+        with pytest.raises(AuthenticationFailed):
+            [chunk async for chunk in client.tail_job_logs("a")]
+    assert server.headers[1]["Authorization"] == "Bearer t"
+    assert server.headers[1]["Upgrade"] == "websocket"
+
+
+async def test_headers_of_the_environment_give_way(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Team": "a"}')
+    assert (await sent_headers(server))["X-Team"] == "a"
+    assert "X-Team" not in await sent_headers(server, headers={"X-Other": "b"})
+
+
+async def test_a_netrc_file_is_left_alone(
+    server: JobServer, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    (environment / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    assert (await sent_headers(server))["Authorization"] == "Bearer t"
+
+
+async def test_credentials_stay_on_their_server(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    other = JobServer()
+    other.start()
+    try:
+        server.answer("GET", "/api/jobs/", 302, Location=f"{other.url}/api/jobs/?secret=1")
+        async with AsyncJobSubmissionClient(server.url) as client:
+            with pytest.raises(Exception, match="redirects to") as caught:
+                await client.list_jobs()
+        assert other.requests == []
+        assert "secret" not in str(caught.value)
+    finally:
+        other.close()
+
+
+async def test_redirects_on_the_same_server_are_followed(server: JobServer) -> None:
+    server.answer("GET", "/api/jobs/", 307, Location="/api/version")
+    server.answer("GET", "/api/version", 200, "[]")
+    async with AsyncJobSubmissionClient(server.url) as client:
+        assert await client.list_jobs() == {}
