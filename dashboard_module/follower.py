@@ -125,6 +125,9 @@ class Follower:
             self._task = asyncio.ensure_future(persistently("Following the jobs", self._step))
 
     async def _step(self) -> bool:
+        # Before Python 3.12 `wait_for` may swallow the cancellation.
+        if self._is_closed:
+            return False
         if self._in_doubt:
             await self._ask_again()
         if self._is_attached:

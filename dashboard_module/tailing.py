@@ -48,7 +48,8 @@ async def serve_tail(
     )
     await websocket.prepare(request)
     _notice_dead_peer(request)
-    pump = asyncio.ensure_future(_pump(face, websocket, job, offset, frames))
+    stopped = asyncio.Event()
+    pump = asyncio.ensure_future(_pump(face, websocket, job, offset, frames, stopped))
     gone = asyncio.ensure_future(_until_gone(websocket))
     closing = asyncio.ensure_future(face.closing.wait())
     tasks = [pump, gone, closing]
@@ -58,6 +59,8 @@ async def serve_tail(
             code = WSCloseCode.OK if pump.done() else WSCloseCode.GOING_AWAY
             gone_first = gone.done() and not pump.done()
         finally:
+            # Before Python 3.12 `wait_for` may swallow a cancellation, so the pump looks here too.
+            stopped.set()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -75,6 +78,7 @@ async def _pump(
     job: SubmissionJob,
     offset: int,
     frames: Frames,
+    stopped: asyncio.Event,
 ) -> None:
     path = face.log_path(job)
     if path is None:
@@ -100,6 +104,8 @@ async def _pump(
             if has_ended:
                 break
             await growth.wait(PING_INTERVAL_S)
+            if stopped.is_set():
+                return
             if loop.time() - last_sent >= PING_INTERVAL_S:
                 await websocket.ping()
                 last_sent = loop.time()

@@ -93,6 +93,20 @@ def check_submission_id(submission_id: str) -> None:
         )
 
 
+def check_no_local_paths(runtime_env: dict[str, Any]) -> None:
+    """Raise `InvalidRuntimeEnv` for files of the client's machine, which a server can't see."""
+    py_modules = runtime_env.get("py_modules")
+    entries = [("working_dir", runtime_env.get("working_dir"))]
+    if isinstance(py_modules, list):
+        entries += [("py_modules", each) for each in py_modules]
+    for field, value in entries:
+        if isinstance(value, str) and "://" not in value:
+            raise InvalidRuntimeEnv(
+                f"runtime_env['{field}'] must be a URI here, got {value!r}: a client uploads local"
+                " files to PUT /api/packages/gcs/<name>.zip and submits gcs://<name>.zip."
+            )
+
+
 def job_config_json(
     runtime_env: dict[str, Any] | None, metadata: dict[str, str] | None, submission_id: str
 ) -> str:

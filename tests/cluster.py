@@ -103,6 +103,8 @@ class Cluster:
     def answers(self) -> bool:
         for node in self._nodes:
             assert node.poll() is None, self.output()
+        if not (self.folder / "ray_current_cluster").exists():
+            return False
         try:
             with urllib.request.urlopen(f"{self.address}/api/version", timeout=5):
                 return True

@@ -33,7 +33,7 @@ def uv(value: Any) -> dict[str, Any] | None:
         InvalidRuntimeEnv: it is something else.
     """
     normalized = _installer(value, "uv", options="uv_pip_install_options")
-    if normalized is not None and isinstance(value, Mapping):
+    if normalized is not None:
         normalized.setdefault("uv_pip_install_options", ["--no-cache"])
     return normalized
 

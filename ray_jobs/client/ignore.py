@@ -10,11 +10,11 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ray_jobs.errors import InvalidRuntimeEnv
 
@@ -36,36 +36,49 @@ class Entry:
     is_executable: bool = False
 
 
-class _Pattern(Protocol):
-    @property
-    def include(self) -> bool | None: ...
-
-
-class _Spec(Protocol):
-    @property
-    def patterns(self) -> Iterable[_Pattern]: ...
-
-    def match_file(self, file: str) -> bool: ...
-
-
 class _Rules:
     """The rules of one ignore file, or the `excludes`, for all below a directory."""
 
     def __init__(self, base: str, lines: Iterable[str]) -> None:
         import pathspec
+        from pathspec.pattern import RegexPattern
 
         self._base = base
-        self._spec: _Spec = pathspec.PathSpec.from_lines(_pattern_style(), lines)
-        # With a pattern like `!keep` something may survive within what is ignored.
-        self._has_exceptions = any(pattern.include is False for pattern in self._spec.patterns)
+        #: In order: whether it ignores (or keeps), and what.
+        self._patterns: list[tuple[bool, re.Pattern[str]]] = []
+        for pattern in pathspec.PathSpec.from_lines(_pattern_style(), lines).patterns:
+            if not isinstance(pattern, RegexPattern) or pattern.regex is None:
+                continue  # a comment
+            regex = pattern.regex
+            if not pattern.include:
+                regex = _without_descendants(regex.pattern)
+            self._patterns.append((bool(pattern.include), regex))
+        self._has_exceptions = not all(ignores for ignores, _ in self._patterns)
 
     def ignores(self, name: str, *, is_directory: bool) -> bool:
         """Return whether a path (relative to the package's root) is ignored."""
         relative = (name[len(self._base) + 1 :] if self._base else name) or "."
-        if self._spec.match_file(relative):
+        if self._last_word(relative):
             return True
-        # `build/` names what is in it, for Ray; it needn't be looked at file by file.
-        return is_directory and not self._has_exceptions and self._spec.match_file(relative + "/")
+        # `build/` names what is in it, for Ray. Where nothing in it can survive, it needn't be
+        # looked at file by file.
+        return is_directory and not self._has_exceptions and self._last_word(relative + "/")
+
+    def _last_word(self, path: str) -> bool:
+        ignored = False
+        for ignores, regex in self._patterns:
+            if ignored is not ignores and regex.search(path):
+                ignored = ignores
+        return ignored
+
+
+#: How pathspec's expressions go on from a name to what is below it, in its several versions.
+_DESCENDANTS = re.compile(r"\(\?:(?:\(\?P<ps_d>/\)|/)(?:\.\*\)\?\$|\|\$\))$")
+
+
+def _without_descendants(expression: str) -> re.Pattern[str]:
+    """Return the expression of an exception: `!keep` keeps that alone, not what is below it."""
+    return re.compile(_DESCENDANTS.sub("$", expression))
 
 
 @functools.cache

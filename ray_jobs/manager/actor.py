@@ -31,7 +31,7 @@ from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.store import KvStore
-from ray_jobs.validation import validate
+from ray_jobs.validation import check_no_local_paths, validate
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ class JobManager:
 def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> JobRecord:
     """Return the record of a new job. Raises `InvalidRequest`."""
     validate(request)
+    check_no_local_paths(request.runtime_env or {})
     try:
         runtime_env = _ray.normalised_runtime_env(request.runtime_env or {})
     except (TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from tests.cluster import BIN, Cluster, plugin, running_cluster
 COMMAND_TIMEOUT_S = 120.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     # A job's own variables win over the node's, which these tests show.
     env = {"NODE_VARIABLE": "from the node", "RAY_JOB_STOP_WAIT_TIME_S": "2"}
@@ -23,13 +23,13 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
     with JobSubmissionClient(cluster.address) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stock(cluster: Cluster) -> Any:
     """Ray's own client, against our server."""
     from ray.job_submission import JobSubmissionClient as StockClient
@@ -40,7 +40,7 @@ def stock(cluster: Cluster) -> Any:
 RunCommand = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def run_command(cluster: Cluster) -> RunCommand:
     """Run a command of this environment with the cluster's address set."""
 

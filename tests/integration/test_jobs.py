@@ -67,7 +67,7 @@ def test_death_by_signal(client: JobSubmissionClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["it's \"quoted\" `x` $HOME", "two\nlines", "\u00fc\u4e16\U0001f680", "back\\slash *"]
+    "text", ['it\'s "quoted" `x` $HOME', "two\nlines", "\u00fc\u4e16\U0001f680", "back\\slash *"]
 )
 def test_any_text_in_the_entrypoint(client: JobSubmissionClient, text: str) -> None:
     import shlex
@@ -87,10 +87,11 @@ def test_log_with_any_bytes(client: JobSubmissionClient, stock: Any) -> None:
 
 def test_metadata_in_hundreds(client: JobSubmissionClient) -> None:
     metadata = {f"key {n}": f"value \u00fc {n}" for n in range(400)}
-    code = DRIVER + "print(len(context._get_job_config_metadata()) if False else 'ok')"
-    _, info, _ = finish(client, entrypoint=python(code), metadata=metadata)
-    assert info.status is JobStatus.SUCCEEDED
+    job_id, info, log = finish(client, entrypoint=python(DRIVER), metadata=metadata)
+    assert info.status is JobStatus.SUCCEEDED, log
     assert info.metadata == metadata
+    # The driver has them too: that is how it was linked to its job.
+    assert client.get_job_info(info.job_id).submission_id == job_id
 
 
 def test_one_winner_for_one_id(client: JobSubmissionClient, cluster: Any) -> None:
@@ -158,8 +159,10 @@ def test_id_of_a_deleted_job_is_free_and_its_log_kept(
 
 
 def test_driver_ids_work_like_submission_ids(client: JobSubmissionClient) -> None:
-    code = DRIVER + "ray.shutdown(); ray.init(); " + (
-        "print('driver', ray.get_runtime_context().get_job_id(), flush=True)"
+    code = (
+        DRIVER
+        + "ray.shutdown(); ray.init(); "
+        + ("print('driver', ray.get_runtime_context().get_job_id(), flush=True)")
     )
     job_id, info, log = finish(client, entrypoint=python(code))
     assert info.status is JobStatus.SUCCEEDED, log
@@ -222,7 +225,8 @@ def test_nested_submission(client: JobSubmissionClient) -> None:
 
 def test_environment_of_the_entrypoint(client: JobSubmissionClient) -> None:
     code = "import json, os; print(json.dumps(dict(os.environ))); print(os.nice(0))"
-    _, _, log = finish(client, entrypoint=python(code), runtime_env={"env_vars": {"A": "${HOME}/x"}})
+    asked = {"env_vars": {"A": "${HOME}/x"}}
+    _, _, log = finish(client, entrypoint=python(code), runtime_env=asked)
     env_line, nice_line = log.splitlines()[-2:]
     env = json.loads(env_line)
     assert env["A"] == env["HOME"] + "/x"
@@ -234,4 +238,4 @@ def test_environment_of_the_entrypoint(client: JobSubmissionClient) -> None:
     assert "RAY_RAYLET_PID" not in env
     assert nice_line == "0"
     config = json.loads(env["RAY_JOB_CONFIG_JSON_ENV_VAR"])
-    assert config["runtime_env"] == {"env_vars": {"A": "${HOME}/x"}}
+    assert config["runtime_env"] == asked

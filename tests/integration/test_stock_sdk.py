@@ -10,6 +10,9 @@ from ray.job_submission import JobStatus as StockStatus
 
 from tests.waiting import wait_until
 
+#: Ray's client uses aiohttp in a way that aiohttp has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
+
 
 async def collect(lines: Any) -> str:
     return "".join([chunk async for chunk in lines])

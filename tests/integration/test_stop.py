@@ -53,15 +53,17 @@ def test_deaf_job_is_killed_after_the_wait_time(client: JobSubmissionClient) -> 
 
 
 def test_nothing_is_left(client: JobSubmissionClient) -> None:
-    command = "setsid sh -c 'echo pid $$; exec sleep 300' & sleep 300 & echo pid $!; echo ready; wait"
+    command = "setsid sh -c 'echo pid $$; exec sleep 300' & sleep 300 & echo pid $!; wait"
     job_id = client.submit_job(entrypoint=command)
-    wait_until(lambda: client.get_job_logs(job_id).count("pid ") == 3, "both pids", 60)
-    log = running(client, job_id)
-    pids = [int(line.split()[1]) for line in log.splitlines() if line.startswith("pid ")]
-    assert len(pids) == 2
+
+    def pids() -> list[int]:
+        lines = client.get_job_logs(job_id).splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
+
+    wait_until(lambda: len(pids()) == 2, "both pids", 60)
     client.stop_job(job_id)
     client.wait_until_finish(job_id, timeout=30)
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in pids() if Path(f"/proc/{pid}").exists()]
 
 
 def test_job_that_waits_for_resources(client: JobSubmissionClient, cluster: Cluster) -> None:

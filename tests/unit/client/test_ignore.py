@@ -48,6 +48,7 @@ def test_sorted_with_empty_directories(tmp_path: Path) -> None:
         ("*.txt\n!/a.txt", ["a.log", "a.txt", "build/x", "sub/a.log", "sub/build/x"]),
         ("# a comment\n\n*.log\n*.txt", ["build/x", "sub/build/x"]),
         # As Ray has it, and other than git: within what `build/` ignores, a file can survive.
+        ("*.txt\n!sub", ["a.log", "build/x", "sub/a.log", "sub/build/x"]),
         ("build/\n!build/x", ["a.log", "a.txt", "build/x", "sub/a.log", "sub/a.txt"]),
     ],
 )

@@ -29,7 +29,16 @@ def fields(**runtime_env: Any) -> dict[str, Any]:
             {"pip": {"packages": ["a"], "pip_check": True, "pip_version": "==23"}},
             {"pip": {"packages": ["a"], "pip_check": True, "pip_version": "==23"}},
         ),
-        ({"uv": ["a"]}, {"uv": {"packages": ["a"], "uv_check": False}}),
+        (
+            {"uv": ["a"]},
+            {
+                "uv": {
+                    "packages": ["a"],
+                    "uv_check": False,
+                    "uv_pip_install_options": ["--no-cache"],
+                }
+            },
+        ),
         (
             {"uv": {"packages": ["a"]}},
             {

@@ -9,14 +9,11 @@ from collections.abc import AsyncIterator
 import aiohttp.web
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-
 from ray_jobs.dashboard_module.face import Face, FaceConfig
 from ray_jobs.dashboard_module.redaction import is_browser_request
 from ray_jobs.dashboard_module.routes import ROUTES
 
-from .fakes import Cluster
-
-Client = TestClient[aiohttp.web.Request, aiohttp.web.Application]
+from .fakes import Client, Cluster
 
 
 @pytest.fixture

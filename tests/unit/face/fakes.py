@@ -7,9 +7,11 @@ import pathlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp.web
 import msgspec
-
+from aiohttp.test_utils import TestClient
 from ray_jobs.dashboard_module.drivers import DriverEntry
+
 from ray_jobs.errors import DuplicateSubmissionId, JobNotFound, JobNotTerminal, ServerNotReady
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import (
@@ -21,6 +23,8 @@ from ray_jobs.records import (
     encode_message,
     encode_record,
 )
+
+Client = TestClient[aiohttp.web.Request, aiohttp.web.Application]
 
 
 def record(submission_id: str, **fields: Any) -> JobRecord:
@@ -151,8 +155,7 @@ class FakeManager:
         changes = [
             change
             for change in self._changes.values()
-            if change.revision > (0 if reset else since)
-            and not (reset and change.record is None)
+            if change.revision > (0 if reset else since) and not (reset and change.record is None)
         ]
         more = len(changes) > self.batch_size
         changes = changes[: self.batch_size]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-
 from ray_jobs.dashboard_module.drivers import DriverEntry, DriverTable
+
 from ray_jobs.models import DriverInfo, JobStatus
 
 

@@ -6,6 +6,7 @@ from ray_jobs.dashboard_module.follower import sliced
 from ray_jobs.dashboard_module.job_index import JobIndex
 from ray_jobs.dashboard_module.jobs import SubmissionJob
 from ray_jobs.dashboard_module.replica import Replica
+
 from ray_jobs.models import DriverInfo, JobStatus
 from ray_jobs.records import Change, ChangeBatch, encode_record
 

@@ -1,0 +1,150 @@
+"""Enabling and disabling, and a package that is broken in every way: Ray always starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs import JobSubmissionClient
+from ray_jobs import plugin as ray_jobs_plugin
+from ray_jobs.errors import JobNotTerminal
+from ray_jobs.models import JobStatus
+from tests.cluster import BIN, Cluster, plugin, running_cluster
+from tests.gateway import running_gateway
+from tests.waiting import wait_until
+
+BREAKAGES = {
+    "gone": "raise ModuleNotFoundError('No module named ray_jobs')",
+    "raising at import": "raise RuntimeError('broken at import')",
+    "leaving at import": "raise SystemExit(3)",
+    "raising in the constructor": """
+import ray_jobs.dashboard_module.head as head
+def broken(self):
+    raise RuntimeError("broken in the constructor")
+head.RayJobsHead._make_face = broken
+""",
+    "raising halfway through registration": """
+import ray_jobs.dashboard_module.head as head
+whole = head.RayJobsHead._handler
+def broken(self, route):
+    if route.name == head.ROUTES[3].name:
+        raise RuntimeError("broken while registering")
+    return whole(self, route)
+head.RayJobsHead._handler = broken
+""",
+    "raising in run": """
+import ray_jobs.dashboard_module.face as face
+async def broken(self):
+    raise RuntimeError("broken in run")
+face.Face.start = broken
+""",
+}
+
+
+@pytest.mark.parametrize("breakage", list(BREAKAGES))
+def test_broken_package_leaves_ray_its_own_server(breakage: str, tmp_path: Path) -> None:
+    # The plugin's file imports ray_jobs.dashboard_module.head: this one is found before it.
+    package = tmp_path / "ray_jobs"
+    if "import" in breakage or breakage == "gone":
+        package.mkdir()
+        (package / "__init__.py").write_text(BREAKAGES[breakage])
+    else:
+        (tmp_path / "breakage.py").write_text(BREAKAGES[breakage])
+    env = {"PYTHONPATH": str(tmp_path)}
+    with plugin(enabled=True):
+        path = ray_jobs_plugin.plugin_path()
+        if not package.exists():
+            text = ray_jobs_plugin.FILE_TEXT.replace(
+                "    try:\n", "    try:\n        import breakage\n"
+            )
+            assert text != ray_jobs_plugin.FILE_TEXT
+            path.write_text(text)
+        with running_cluster(env, cpus=1) as cluster:
+            assert_served_by_ray(cluster)
+
+
+def assert_served_by_ray(cluster: Cluster) -> None:
+    with JobSubmissionClient(cluster.address) as client:
+        assert client.get_server_info().is_ray_jobs is False
+        job_id = client.submit_job(entrypoint="echo by ray")
+        info = client.wait_until_finish(job_id, timeout=60)
+        assert info.status is JobStatus.SUCCEEDED
+        assert "by ray" in client.get_job_logs(job_id)
+        assert "by ray" in "".join(client.tail_job_logs(job_id))
+
+
+def test_enabled_disabled_and_listed_both_ways(tmp_path: Path) -> None:
+    # Without Redis no job outlives the head: here both servers see one KV, ours by the gateway.
+    with plugin(enabled=False), running_cluster(cpus=2) as cluster:
+        with (
+            JobSubmissionClient(cluster.address) as ray_server,
+            running_gateway(cluster) as url,
+            JobSubmissionClient(url) as ours,
+        ):
+            by_ray = ray_server.submit_job(entrypoint="echo one", submission_id="by-ray")
+            ray_server.wait_until_finish(by_ray, timeout=60)
+            by_us = ours.submit_job(entrypoint="echo two", submission_id="by-us")
+            ours.wait_until_finish(by_us, timeout=60)
+            for each in (ray_server, ours):
+                jobs = each.list_jobs()
+                assert {"by-ray", "by-us"} <= jobs.keys()
+                assert jobs["by-ray"].status is jobs["by-us"].status is JobStatus.SUCCEEDED
+                assert "one" in each.get_job_logs("by-ray")
+                assert "two" in each.get_job_logs("by-us")
+            # Either server refuses the other's id, and may delete the other's job.
+            with pytest.raises(Exception, match="already exists"):
+                ours.submit_job(entrypoint="true", submission_id="by-ray")
+            with pytest.raises(Exception, match="already exists"):
+                ray_server.submit_job(entrypoint="true", submission_id="by-us")
+            assert ours.delete_job("by-ray") is True
+            assert "by-ray" not in ray_server.list_jobs()
+            # Ray's own server, in use again, leaves a running job of ours alone, and can stop it.
+            live = ours.submit_job(entrypoint="echo up; sleep 300")
+            wait_until(lambda: "up" in ours.get_job_logs(live).split(), "it runs", 30)
+            other = ray_server.submit_job(entrypoint="sleep 3")
+            ray_server.wait_until_finish(other, timeout=60)
+            assert ours.get_job_status(live) is JobStatus.RUNNING
+            assert ray_server.get_job_status(live) is JobStatus.RUNNING
+            assert ray_server.stop_job(live) is True
+            assert ours.wait_until_finish(live, timeout=30).status is JobStatus.STOPPED
+
+
+def test_commands() -> None:
+    def run(*words: str) -> Any:
+        command = [str(BIN / "ray-jobs"), "plugin", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    with plugin(enabled=False):
+        path = ray_jobs_plugin.plugin_path()
+        assert "not enabled" in run("status").stdout
+        enabled = run("enable")
+        assert enabled.returncode == 0, enabled.stderr
+        assert path.read_text() == ray_jobs_plugin.FILE_TEXT
+        assert "already" in run("enable").stdout
+        assert f"plugin: enabled ({path})" in run("status").stdout
+        with running_cluster(cpus=1) as cluster:
+            where = f"--address={cluster.address}"
+            assert "server: ray-jobs " in run("status", where).stdout
+            with JobSubmissionClient(cluster.address) as client:
+                job_id = client.submit_job(entrypoint="sleep 300")
+                with pytest.raises(JobNotTerminal, match="1 jobs have not finished"):
+                    ray_jobs_plugin.disable(address=cluster.address)
+                refused = run("disable", where)
+                assert refused.returncode == 1
+                assert job_id in refused.stderr
+                assert run("disable", where, "--force").returncode == 0
+                assert not path.exists()
+                client.stop_job(job_id)
+        assert "not enabled" in run("disable").stdout
+
+
+def test_the_file_costs_an_agent_nothing() -> None:
+    code = f"import sys\nbefore = set(sys.modules)\n{ray_jobs_plugin.FILE_TEXT}\n" + (
+        "print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

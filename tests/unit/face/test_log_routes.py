@@ -1,0 +1,78 @@
+"""The stock log route: any bytes, any size, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from ray_jobs.dashboard_module import log_reader
+
+from .fakes import Client, Cluster, record
+
+
+async def logs_of(client: Client, submission_id: str) -> str:
+    async with client.get(f"/api/jobs/{submission_id}/logs") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+        body = json.loads(await answer.read())
+    assert list(body) == ["logs"]
+    return str(body["logs"])
+
+
+async def test_a_log_that_is_not_there_yet(client: Client, cluster: Cluster) -> None:
+    cluster.manager.put(record("a"))
+    assert await logs_of(client, "a") == ""
+    cluster.append("a", b"")
+    assert await logs_of(client, "a") == ""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"plain\nlines\n",
+        bytes(range(256)),
+        'quotes " backslash \\ \x00 \x1f \x7f \u2028 é \U0001f600'.encode(),
+        b"cut off \xf0\x9f\x98",
+        b"\xed\xa0\x80 surrogate",
+    ],
+)
+async def test_any_bytes(client: Client, cluster: Cluster, data: bytes) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", data)
+    assert await logs_of(client, "a") == data.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("cut", range(5))
+async def test_characters_across_chunks(client: Client, cluster: Cluster, cut: int) -> None:
+    size = log_reader.JSON_CHUNK_BYTES
+    data = b"x" * (size - cut) + "\U0001f600\xe9".encode() + b"\xf0\x9f" + b"y" * size + b"\xf0"
+    cluster.manager.put(record("a"))
+    cluster.append("a", data)
+    assert await logs_of(client, "a") == data.decode("utf-8", "replace")
+
+
+async def test_a_log_of_many_chunks(client: Client, cluster: Cluster) -> None:
+    cluster.manager.put(record("a"))
+    line = "é" * 50 + "\n"
+    cluster.append("a", line.encode() * 60_000)
+    assert await logs_of(client, "a") == line * 60_000
+
+
+async def test_a_log_that_shrinks_is_no_endless_answer(client: Client, cluster: Cluster) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"x" * (8 * log_reader.JSON_CHUNK_BYTES))
+    async with client.get("/api/jobs/a/logs") as answer:
+        os.truncate(cluster.log("a"), 10)
+        body = json.loads(await answer.read())
+    assert set(body["logs"]) == {"x"}
+
+
+async def test_a_log_that_cannot_be_read(client: Client, cluster: Cluster) -> None:
+    cluster.manager.put(record("a"))
+    cluster.log("a").mkdir()
+    async with client.get("/api/jobs/a/logs") as answer:
+        assert answer.status in (200, 500)
+        assert "Traceback" not in await answer.text()
+    async with client.get("/api/jobs/a") as answer:
+        assert answer.status == 200

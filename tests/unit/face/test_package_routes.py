@@ -1,0 +1,106 @@
+"""Packages: asking for them pins them; uploads are streamed, bounded, and few at once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+
+import pytest
+from yarl import URL
+
+from .fakes import Client, Cluster
+
+PATH = "/api/packages/gcs/_ray_pkg_0123.zip"
+URI = "gcs://_ray_pkg_0123.zip"
+MIB = 1024 * 1024
+
+
+async def test_a_missing_package(client: Client, cluster: Cluster) -> None:
+    async with client.get(PATH) as answer:
+        assert answer.status == 404
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert await answer.text() == f"Package {URI} does not exist"
+
+
+async def test_uploading_and_finding_a_package(client: Client, cluster: Cluster) -> None:
+    data = bytes(range(256)) * 4096 * 10  # ten times the whole application's limit
+    async with client.put(PATH, data=io.BytesIO(data)) as answer:
+        assert (answer.status, await answer.read()) == (200, b"")
+    assert cluster.packages.stored == {URI: data}
+    async with client.get(PATH) as answer:
+        assert (answer.status, await answer.read()) == (200, b"")
+    assert cluster.packages.pinned == [URI]
+
+
+async def test_a_package_whose_length_is_over_the_limit(client: Client, cluster: Cluster) -> None:
+    cluster.packages.max_bytes = 1000
+    async with client.put(PATH, data=b"x" * 1001) as answer:
+        assert answer.status == 413
+        text = await answer.text()
+    assert "1,001 bytes" in text
+    assert "1,000" in text
+    assert "remote URI" in text
+    assert not cluster.packages.stored
+
+
+async def test_a_package_that_grows_over_the_limit(client: Client, cluster: Cluster) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * MIB
+
+    async with client.put(PATH, data=endless()) as answer:
+        assert answer.status == 413
+    assert not cluster.packages.stored
+
+
+async def test_an_upload_that_stops_halfway(client: Client, cluster: Cluster) -> None:
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(
+        f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n".encode() + b"half"
+    )
+    writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert b" 200 " not in answer
+    assert not cluster.packages.stored
+    async with client.get(PATH) as response:
+        assert response.status == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/packages/s3/a.zip",
+        "/api/packages/gcs/a%2Fb.zip",
+        "/api/packages/gcs/%2E%2E",
+        "/api/packages/gcs/a%00b",
+        "/api/packages/gcs/" + "a" * 300,
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_impossible_names(client: Client, cluster: Cluster, method: str, path: str) -> None:
+    url = URL(str(client.make_url("/"))[:-1] + path, encoded=True)
+    async with client.session.request(method, url) as answer:
+        assert answer.status == 400
+    assert not cluster.packages.stored
+    assert not cluster.packages.pinned
+
+
+async def test_two_big_uploads_at_once_but_any_small_ones(client: Client, cluster: Cluster) -> None:
+    cluster.packages.writable.clear()
+
+    async def upload(name: str, size: int) -> int:
+        async with client.put(f"/api/packages/gcs/{name}", data=io.BytesIO(b"x" * size)) as answer:
+            return answer.status
+
+    big = [asyncio.ensure_future(upload(f"big{n}.zip", 9 * MIB)) for n in range(4)]
+    for _ in range(2):
+        await asyncio.wait_for(cluster.packages.put_begun.acquire(), 5)
+    small = asyncio.ensure_future(upload("small.zip", 10))
+    await asyncio.wait_for(cluster.packages.put_begun.acquire(), 5)
+    assert cluster.packages.most_putting == 3
+    cluster.packages.writable.set()
+    assert await asyncio.gather(*big, small) == [200] * 5
+    assert len(cluster.packages.stored) == 5
+    assert cluster.packages.most_putting == 3

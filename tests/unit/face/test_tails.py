@@ -1,0 +1,267 @@
+"""Following a log, as text by the compatible face and as bytes by our own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType
+from ray_jobs.dashboard_module import tailing
+from ray_jobs.dashboard_module.face import Face
+from ray_jobs.dashboard_module.log_reader import MAX_FRAME_BYTES
+
+from ray_jobs.inotify import GrowthWatch
+from ray_jobs.models import JobStatus
+
+from .fakes import Client, Cluster, record
+
+STOCK = "/api/jobs/a/logs/tail"
+OWN = "/api/ray_jobs/v1/jobs/a/logs/tail"
+LIMIT_S = 5
+
+
+class Tail:
+    """What has come of a log."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.frames: list[str | bytes] = []
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(
+            frame.encode() if isinstance(frame, str) else frame for frame in self.frames
+        )
+
+    async def receive(self) -> bool:
+        """Take one frame. Returns False at the end."""
+        message = await asyncio.wait_for(self.socket.receive(), LIMIT_S)
+        if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            return False
+        self.frames.append(message.data)
+        return True
+
+    async def until(self, is_done: Callable[[bytes], bool]) -> None:
+        while not is_done(self.data):
+            assert await self.receive(), "the tail has ended"
+
+    async def to_the_end(self) -> int | None:
+        """Take all that comes. Returns the close code."""
+        while await self.receive():
+            continue
+        return self.socket.close_code
+
+
+async def begin(client: Client, path: str) -> Tail:
+    return Tail(await client.ws_connect(path))
+
+
+@pytest.fixture(params=[STOCK, OWN])
+def path(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def test_a_log_is_followed_while_it_grows(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"one\n")
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"one\n")
+    cluster.append("a", b"two\n")
+    await tail.until(lambda data: data == b"one\ntwo\n")
+    cluster.append("a", b"three\n")
+    cluster.manager.end("a")
+    assert await tail.to_the_end() == 1000
+    assert tail.data == b"one\ntwo\nthree\n"
+    assert {type(frame) for frame in tail.frames} == {str if path == STOCK else bytes}
+
+
+async def test_a_log_that_comes_into_being(client: Client, cluster: Cluster, path: str) -> None:
+    cluster.manager.put(record("a", status=JobStatus.PENDING))
+    tail = await begin(client, path)
+    cluster.append("a", b"begin\n")
+    await tail.until(lambda data: data == b"begin\n")
+    cluster.manager.end("a")
+    assert await tail.to_the_end() == 1000
+
+
+async def test_a_finished_log(client: Client, cluster: Cluster, path: str) -> None:
+    cluster.manager.put(record("a", status=JobStatus.FAILED))
+    cluster.append("a", b"all of it")
+    tail = await begin(client, path)
+    assert await tail.to_the_end() == 1000
+    assert tail.data == b"all of it"
+
+
+async def test_a_job_that_ends_without_a_log(client: Client, cluster: Cluster, path: str) -> None:
+    cluster.manager.put(record("a", status=JobStatus.PENDING))
+    tail = await begin(client, path)
+    cluster.manager.end("a", JobStatus.STOPPED)
+    assert await tail.to_the_end() == 1000
+    assert tail.frames == []
+
+
+async def test_a_job_that_is_deleted(client: Client, cluster: Cluster, path: str) -> None:
+    cluster.manager.put(record("a", status=JobStatus.PENDING))
+    tail = await begin(client, path)
+    cluster.manager.remove("a")
+    assert await tail.to_the_end() == 1000
+
+
+async def test_an_id_that_is_given_to_another_job(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    cluster.manager.put(record("a", attempt="one"))
+    tail = await begin(client, path)
+    cluster.manager.put(record("a", attempt="two"))
+    assert await tail.to_the_end() == 1000
+
+
+async def test_frames_are_bounded_and_whole(client: Client, cluster: Cluster, path: str) -> None:
+    cluster.manager.put(record("a", status=JobStatus.SUCCEEDED))
+    data = b"x" + "é\U0001f600".encode() * 60_000 + b"\xff" * 70_000 + b"\xf0\x9f"
+    cluster.append("a", data)
+    tail = await begin(client, path)
+    assert await tail.to_the_end() == 1000
+    sizes = [len(f.encode()) if isinstance(f, str) else len(f) for f in tail.frames]
+    assert max(sizes) <= MAX_FRAME_BYTES
+    wanted = data if path == OWN else data.decode("utf-8", "replace").encode()
+    assert tail.data == wanted
+
+
+async def test_a_character_that_comes_in_two_writes(client: Client, cluster: Cluster) -> None:
+    whole = "ab\U0001f600".encode()
+    cluster.manager.put(record("a"))
+    cluster.append("a", whole[:4])
+    tail = await begin(client, STOCK)
+    await tail.until(lambda data: data == b"ab")
+    cluster.append("a", whole[4:] + b"\xff!\xe2\x82")
+    await tail.until(lambda data: data == "ab\U0001f600\ufffd!".encode())
+    cluster.manager.end("a")
+    assert await tail.to_the_end() == 1000
+    assert tail.data.decode() == "ab\U0001f600\ufffd!\ufffd"
+
+
+async def test_taking_up_at_an_offset(client: Client, cluster: Cluster) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"0123\xff5")
+    tail = await begin(client, OWN + "?offset=4")
+    await tail.until(lambda data: data == b"\xff5")
+    beyond = await begin(client, OWN + "?offset=8")
+    cluster.append("a", b"6789")
+    await beyond.until(lambda data: data == b"89")
+    cluster.manager.end("a")
+    assert await tail.to_the_end() == await beyond.to_the_end() == 1000
+    late = await begin(client, OWN + "?offset=999")
+    assert await late.to_the_end() == 1000
+    assert late.frames == []
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "1.5", "9" * 30])
+async def test_a_malformed_offset(client: Client, cluster: Cluster, offset: str) -> None:
+    cluster.manager.put(record("a"))
+    async with client.get(f"{OWN}?offset={offset}") as answer:
+        assert answer.status == 400
+        assert (await answer.json())["error"]["code"] == "invalid_request"
+
+
+async def test_a_request_that_is_no_websocket(client: Client, cluster: Cluster, path: str) -> None:
+    cluster.manager.put(record("a"))
+    async with client.get(path) as answer:
+        assert answer.status == 400
+        assert "Traceback" not in await answer.text()
+
+
+async def test_a_slow_client_holds_up_nobody_and_loses_nothing(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    line = b"0123456789abcdef" * 64 + b"\n"
+    data = line * 16_000
+    cluster.manager.put(record("a"))
+    cluster.append("a", data)
+    slow, fast = await begin(client, path), await begin(client, path)
+    while sum(map(len, fast.frames)) < len(data):
+        assert await fast.receive()
+    async with client.get("/api/jobs/a") as answer:
+        assert answer.status == 200
+    cluster.append("a", b"end")
+    cluster.manager.end("a")
+    assert await fast.to_the_end() == 1000
+    assert slow.frames == []
+    assert await slow.to_the_end() == 1000
+    assert fast.data == slow.data == data + b"end"
+
+
+async def test_a_client_that_leaves_ends_its_tail(
+    client: Client, cluster: Cluster, face: Face, path: str
+) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"one")
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"one")
+    assert face._follower.replica.is_watched
+    await tail.socket.send_str("anything")
+    await tail.socket.close()
+    while face._follower.replica.is_watched:
+        async with client.get("/api/version") as answer:
+            assert answer.status == 200
+    async with client.get("/api/jobs/a") as answer:
+        assert answer.status == 200
+
+
+async def test_a_shutdown_says_so_to_its_tails(
+    client: Client, cluster: Cluster, face: Face, path: str
+) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"one")
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"one")
+    closing = asyncio.ensure_future(face.close())
+    assert await tail.to_the_end() == 1001
+    await closing
+
+
+async def test_a_tail_goes_on_while_the_manager_restarts(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"one")
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"one")
+    cluster.manager.reachable = False
+    cluster.manager.wake()
+    cluster.append("a", b"two")
+    await tail.until(lambda data: data == b"onetwo")
+    cluster.manager.restart()
+    cluster.manager.reachable = True
+    cluster.append("a", b"three")
+    cluster.manager.end("a")
+    assert await tail.to_the_end() == 1000
+    assert tail.data == b"onetwothree"
+
+
+async def test_a_quiet_tail_is_kept_alive_by_pings(
+    client: Client, cluster: Cluster, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailing, "PING_INTERVAL_S", 0.01)
+    cluster.manager.put(record("a"))
+    socket = await client.ws_connect(path, autoping=False)
+    for _ in range(2):  # and it doesn't matter that nobody answers
+        message = await asyncio.wait_for(socket.receive(), LIMIT_S)
+        assert message.type is WSMsgType.PING
+    await socket.close()
+
+
+async def test_without_inotify(
+    client: Client, cluster: Cluster, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GrowthWatch, "_open", lambda _: None)
+    cluster.manager.put(record("a"))
+    tail = await begin(client, path)
+    cluster.append("a", b"one")
+    await tail.until(lambda data: data == b"one")
+    cluster.manager.end("a")
+    assert await tail.to_the_end() == 1000
