@@ -100,6 +100,12 @@ class Cluster:
             )
         self._nodes.append(process)
 
+    def kill_last_node(self) -> None:
+        """Kill the raylet of the node that was added last, and all that it started by itself."""
+        node = self._nodes.pop()
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
     def answers(self) -> bool:
         for node in self._nodes:
             assert node.poll() is None, self.output()

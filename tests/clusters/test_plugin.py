@@ -79,38 +79,39 @@ def assert_served_by_ray(cluster: Cluster) -> None:
 
 def test_enabled_disabled_and_listed_both_ways(tmp_path: Path) -> None:
     # Without Redis no job outlives the head: here both servers see one KV, ours by the gateway.
-    with plugin(enabled=False), running_cluster(cpus=2) as cluster:
-        with (
-            JobSubmissionClient(cluster.address) as ray_server,
-            running_gateway(cluster) as url,
-            JobSubmissionClient(url) as ours,
-        ):
-            by_ray = ray_server.submit_job(entrypoint="echo one", submission_id="by-ray")
-            ray_server.wait_until_finish(by_ray, timeout=60)
-            by_us = ours.submit_job(entrypoint="echo two", submission_id="by-us")
-            ours.wait_until_finish(by_us, timeout=60)
-            for each in (ray_server, ours):
-                jobs = each.list_jobs()
-                assert {"by-ray", "by-us"} <= jobs.keys()
-                assert jobs["by-ray"].status is jobs["by-us"].status is JobStatus.SUCCEEDED
-                assert "one" in each.get_job_logs("by-ray")
-                assert "two" in each.get_job_logs("by-us")
-            # Either server refuses the other's id, and may delete the other's job.
-            with pytest.raises(Exception, match="already exists"):
-                ours.submit_job(entrypoint="true", submission_id="by-ray")
-            with pytest.raises(Exception, match="already exists"):
-                ray_server.submit_job(entrypoint="true", submission_id="by-us")
-            assert ours.delete_job("by-ray") is True
-            assert "by-ray" not in ray_server.list_jobs()
-            # Ray's own server, in use again, leaves a running job of ours alone, and can stop it.
-            live = ours.submit_job(entrypoint="echo up; sleep 300")
-            wait_until(lambda: "up" in ours.get_job_logs(live).split(), "it runs", 30)
-            other = ray_server.submit_job(entrypoint="sleep 3")
-            ray_server.wait_until_finish(other, timeout=60)
-            assert ours.get_job_status(live) is JobStatus.RUNNING
-            assert ray_server.get_job_status(live) is JobStatus.RUNNING
-            assert ray_server.stop_job(live) is True
-            assert ours.wait_until_finish(live, timeout=30).status is JobStatus.STOPPED
+    with (
+        plugin(enabled=False),
+        running_cluster(cpus=2) as cluster,
+        running_gateway(cluster) as url,
+        JobSubmissionClient(cluster.address) as ray_server,
+        JobSubmissionClient(url) as ours,
+    ):
+        by_ray = ray_server.submit_job(entrypoint="echo one", submission_id="by-ray")
+        ray_server.wait_until_finish(by_ray, timeout=60)
+        by_us = ours.submit_job(entrypoint="echo two", submission_id="by-us")
+        ours.wait_until_finish(by_us, timeout=60)
+        for each in (ray_server, ours):
+            jobs = each.list_jobs()
+            assert {"by-ray", "by-us"} <= jobs.keys()
+            assert jobs["by-ray"].status is jobs["by-us"].status is JobStatus.SUCCEEDED
+            assert "one" in each.get_job_logs("by-ray")
+            assert "two" in each.get_job_logs("by-us")
+        # Either server refuses the other's id, and may delete the other's job.
+        with pytest.raises(Exception, match="already exists"):
+            ours.submit_job(entrypoint="true", submission_id="by-ray")
+        with pytest.raises(Exception, match="already exists"):
+            ray_server.submit_job(entrypoint="true", submission_id="by-us")
+        assert ours.delete_job("by-ray") is True
+        assert "by-ray" not in ray_server.list_jobs()
+        # Ray's own server, in use again, leaves a running job of ours alone, and can stop it.
+        live = ours.submit_job(entrypoint="echo up; sleep 300")
+        wait_until(lambda: "up" in ours.get_job_logs(live).split(), "it runs", 30)
+        other = ray_server.submit_job(entrypoint="sleep 3")
+        ray_server.wait_until_finish(other, timeout=60)
+        assert ours.get_job_status(live) is JobStatus.RUNNING
+        assert ray_server.get_job_status(live) is JobStatus.RUNNING
+        assert ray_server.stop_job(live) is True
+        assert ours.wait_until_finish(live, timeout=30).status is JobStatus.STOPPED
 
 
 def test_commands() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ray_jobs.dashboard_module import log_reader
@@ -76,3 +80,24 @@ async def test_a_log_that_cannot_be_read(client: Client, cluster: Cluster) -> No
         assert "Traceback" not in await answer.text()
     async with client.get("/api/jobs/a") as answer:
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EAGAIN])
+async def test_a_log_that_is_not_in_the_page_cache(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Then it is read by a thread, whether the file system can tell or not."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, "not from memory")
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    path = tmp_path / "log"
+    path.write_bytes(b"0123456789")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        contextlib.closing(log_reader.LogFile(str(path), threads)) as log,
+    ):
+        assert await log.read(2, 4) == b"2345"
+        assert await log.read(8, 4) == b"89"
+        assert await log.read(10, 4) == b""

@@ -104,3 +104,13 @@ async def test_two_big_uploads_at_once_but_any_small_ones(client: Client, cluste
     assert await asyncio.gather(*big, small) == [200] * 5
     assert len(cluster.packages.stored) == 5
     assert cluster.packages.most_putting == 3
+
+
+async def test_a_refusal_after_the_client_was_told_to_go_on(
+    client: Client, cluster: Cluster
+) -> None:
+    cluster.packages.max_bytes = 1000
+    data = io.BytesIO(b"x" * 2000)
+    async with client.put(PATH, data=data, expect100=True) as answer:
+        assert answer.status == 413
+        assert "remote URI" in await answer.text()

@@ -1,0 +1,129 @@
+"""Ray's token, demanded and not demanded: by plugin and gateway, by every kind of client."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from ray_jobs import AsyncJobSubmissionClient, JobSubmissionClient
+from ray_jobs.errors import AuthenticationFailed
+from ray_jobs.models import JobStatus
+from tests.cluster import BIN, Cluster, plugin, running_cluster
+from tests.gateway import running_gateway
+
+TOKEN = "0123456789abcdef" * 4
+SERVER = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with plugin(enabled=True), running_cluster(SERVER, cpus=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module", params=["plugin", "gateway"])
+def address(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
+    if request.param == "plugin":
+        yield cluster.address
+    else:
+        with running_gateway(cluster) as url:
+            yield url
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_no_token_is_refused_everywhere(address: str) -> None:
+    async def statuses() -> list[int]:
+        async with aiohttp.ClientSession() as session:
+            found = []
+            for method, path in [
+                ("GET", "/api/version"),
+                ("GET", "/api/jobs/"),
+                ("POST", "/api/jobs/"),
+                ("GET", "/api/jobs/x"),
+                ("POST", "/api/jobs/x/stop"),
+                ("DELETE", "/api/jobs/x"),
+                ("GET", "/api/jobs/x/logs"),
+                ("GET", "/api/jobs/x/logs/tail"),
+                ("PUT", "/api/packages/gcs/x.zip"),
+                ("GET", "/api/ray_jobs/v1/server"),
+                ("GET", "/api/ray_jobs/v1/jobs/x/logs/tail"),
+            ]:
+                async with session.request(method, address + path) as answer:
+                    found.append(answer.status)
+            return found
+
+    assert set(asyncio.run(statuses())) == {401}
+    with (
+        JobSubmissionClient(address) as client,
+        pytest.raises(AuthenticationFailed, match="RAY_AUTH_TOKEN"),
+    ):
+        client.submit_job(entrypoint="true")
+
+
+def test_wrong_token_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
+    with JobSubmissionClient(address) as client, pytest.raises(AuthenticationFailed):
+        client.list_jobs()
+
+
+@pytest.mark.parametrize("place", ["variable", "path", "home"])
+def test_token_is_found_where_ray_finds_it(
+    address: str, place: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "variable":
+        monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    elif place == "path":
+        (home / "elsewhere").write_text(TOKEN + "\n")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "elsewhere"))
+    else:
+        (home / ".ray").mkdir()
+        (home / ".ray" / "auth_token").write_text(TOKEN)
+
+    async def run() -> str:
+        async with AsyncJobSubmissionClient(address) as client:
+            job_id = await client.submit_job(entrypoint="echo let in")
+            return "".join([chunk async for chunk in client.tail_job_logs(job_id)])
+
+    assert asyncio.run(run()).endswith("let in\n")
+
+
+def test_other_header_beside_basic_auth(address: str) -> None:
+    headers = {"X-Ray-Authorization": f"Bearer {TOKEN}"}
+    with JobSubmissionClient(address, headers=headers) as client:
+        assert client.list_jobs() is not None
+
+
+def test_stock_command(cluster: Cluster, address: str) -> None:
+    def run(env: dict[str, str]) -> Any:
+        return subprocess.run(
+            [str(BIN / "ray"), "job", "submit", "--", "echo", "by ray"],
+            env={**cluster.env, **env, "RAY_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    assert "by ray" in run({}).stdout
+    refused = run({"RAY_AUTH_TOKEN": "0" * 64})
+    assert refused.returncode != 0
+
+
+def test_driver_in_a_job_may_connect(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    with JobSubmissionClient(address) as client:
+        code = "import ray; ray.init(); print(ray.get(ray.remote(lambda: 42).remote()))"
+        job_id = client.submit_job(entrypoint=f'python -c "{code}"')
+        info = client.wait_until_finish(job_id, timeout=60)
+        assert info.status is JobStatus.SUCCEEDED, client.get_job_logs(job_id)

@@ -1,0 +1,97 @@
+"""Jobs that Ray places on another node than the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ray_jobs import JobSubmissionClient
+from ray_jobs.models import JobStatus
+from tests.cluster import Cluster, plugin, running_cluster
+from tests.waiting import wait_until
+
+ELSEWHERE = {"elsewhere": 1.0}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with plugin(enabled=True), running_cluster(cpus=1) as cluster:
+        cluster.add_node(cpus=1, resources=ELSEWHERE)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
+    with JobSubmissionClient(cluster.address) as client:
+        yield client
+
+
+def head_of(client: JobSubmissionClient) -> str:
+    job_id = client.submit_job(entrypoint="true")
+    node_id = client.wait_until_finish(job_id, timeout=60).driver_node_id
+    assert node_id is not None
+    return node_id
+
+
+def test_log_is_read_while_and_after_it_runs(client: JobSubmissionClient) -> None:
+    job_id = client.submit_job(
+        entrypoint="echo first; while [ ! -e go ]; do sleep 0.05; done; seq 200000; rm go",
+        entrypoint_resources=ELSEWHERE,
+    )
+    lines = client.tail_job_logs(job_id)
+    seen = ""
+    while "first\n" not in seen:
+        seen += next(lines)
+    info = client.get_job_info(job_id)
+    assert info.status is JobStatus.RUNNING
+    # Both nodes of this test share one disk, and the entrypoint's working directory.
+    helper = client.submit_job(entrypoint="touch go")
+    seen += "".join(lines)
+    numbers = "".join(f"{n}\n" for n in range(1, 200_001))
+    assert seen.endswith(f"first\n{numbers}")
+    info = client.wait_until_finish(job_id, timeout=60)
+    assert info.status is JobStatus.SUCCEEDED
+    assert info.driver_node_id != client.wait_until_finish(helper, timeout=60).driver_node_id
+    assert client.get_job_logs(job_id) == seen
+
+
+def test_failure_and_stop(client: JobSubmissionClient) -> None:
+    failed = client.submit_job(entrypoint="echo why; exit 9", entrypoint_resources=ELSEWHERE)
+    info = client.wait_until_finish(failed, timeout=60)
+    assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 9)
+    assert info.message is not None
+    assert info.message.endswith("why\n")
+    job_id = client.submit_job(entrypoint="echo up; sleep 300", entrypoint_resources=ELSEWHERE)
+    wait_until(lambda: "up" in client.get_job_logs(job_id).split(), "it runs", 60)
+    assert client.stop_job(job_id) is True
+    assert client.wait_until_finish(job_id, timeout=30).status is JobStatus.STOPPED
+
+
+def test_job_that_reserves_nothing_runs_on_the_head(client: JobSubmissionClient) -> None:
+    job_id = client.submit_job(entrypoint="true", runtime_env={"env_vars": {"A": "1"}})
+    assert client.wait_until_finish(job_id, timeout=60).driver_node_id == head_of(client)
+
+
+def test_ray_reads_the_log_too(client: JobSubmissionClient, cluster: Any) -> None:
+    import requests
+
+    job_id = client.submit_job(entrypoint="echo there", entrypoint_resources=ELSEWHERE)
+    info = client.wait_until_finish(job_id, timeout=60)
+    # What Ray's own server would ask after the plugin was disabled: the agent of the node.
+    url = f"{info.driver_agent_http_address}/api/job_agent/jobs/{job_id}/logs"
+    assert requests.get(url, timeout=30).json()["logs"].endswith("there\n")
+
+
+def test_node_that_dies_fails_its_job(client: JobSubmissionClient, cluster: Cluster) -> None:
+    cluster.add_node(cpus=1, resources={"doomed": 1})
+    job_id = client.submit_job(
+        entrypoint="echo last words; sleep 300", entrypoint_resources={"doomed": 1}
+    )
+    wait_until(lambda: "last words" in client.get_job_logs(job_id), "it runs", 60)
+    cluster.kill_last_node()
+    info = client.wait_until_finish(job_id, timeout=120)
+    assert info.status is JobStatus.FAILED
+    assert info.error_type == "JOB_SUPERVISOR_ACTOR_DIED"
+    assert "last words" in client.get_job_logs(job_id)
