@@ -42,7 +42,8 @@ class JobRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     request_key: str = ""
     #: A user asked for the end while the job ran.
     stop_requested: bool = False
-    #: The job's log is on this node (the head) or is copied to it while it runs.
+    #: The job's log is written on the head node, or on a disk that it shares. Otherwise it is
+    #: copied to the head while the job runs.
     on_head: bool = True
     #: Bytes of the head's log file that were there before the copy of a worker node's began.
     log_base_bytes: int = 0

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
 CONTROL_SOCKET = "control.sock"
+#: Written by the manager into the head's folder. A node that sees it shares the head's files, on
+#: one machine or on a network disk, and its logs need no copy.
+HEAD_TOKEN_FILE = "head-token"
 #: Marks every process of an attempt, so that they are found when their keeper was killed.
 ATTEMPT_ENV_VAR = "RAY_JOBS_ATTEMPT"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
@@ -75,7 +78,7 @@ class JobSupervisor:
         context = ray.get_runtime_context()
         return {
             "node_id": context.get_node_id(),
-            "node_ip": ray.util.get_node_ip_address(),
+            "head_token": read_text(os.path.join(work_dir(), HEAD_TOKEN_FILE)),
         }
 
     async def start(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
@@ -367,6 +370,14 @@ def stop_settings() -> tuple[int, float]:
         logger.warning("RAY_JOB_STOP_WAIT_TIME_S=%s is not a number: %s", text, DEFAULT_STOP_WAIT_S)
         wait_s = DEFAULT_STOP_WAIT_S
     return int(getattr(signal, name)), wait_s
+
+
+def read_text(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
 
 
 def read_status(directory: str) -> dict[str, Any]:

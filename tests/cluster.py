@@ -71,9 +71,13 @@ class Cluster:
         wait_until(self.answers, f"the dashboard at {self.address}", START_TIMEOUT_S)
 
     def add_node(self, *, cpus: int = 1, resources: dict[str, float] | None = None) -> None:
+        name = f"node{len(self._nodes)}"
+        (self.folder / name).mkdir()
         self._start_node(
-            f"node{len(self._nodes)}",
+            name,
             f"--address={self.gcs_address}",
+            # Files of its own, as on a machine of its own.
+            f"--temp-dir={self.folder / name}",
             f"--num-cpus={cpus}",
             f"--resources={json.dumps(resources or {})}",
         )

@@ -31,6 +31,7 @@ from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.store import KvStore
+from ray_jobs.supervisor import work_dir
 from ray_jobs.validation import check_no_local_paths, validate
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class JobManager:
         self._kv = kv
         self._store = store
         self._logs = JobLogs(_ray.logs_dir())
+        self._logs.mark_head(work_dir())
         self._journal = Journal(store, epoch, on_superseded=leave)
         self._journal.seed(records)
         dashboard_url = await _ray.dashboard_url(kv)

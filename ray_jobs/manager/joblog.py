@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import uuid
 from datetime import datetime
 from typing import Any
 
 from ray_jobs.manager.supervisors import log_name
 from ray_jobs.records import JobRecord
-from ray_jobs.supervisor import set_aside
+from ray_jobs.supervisor import HEAD_TOKEN_FILE, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,16 @@ class JobLogs:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        self.head_token = uuid.uuid4().hex
+
+    def mark_head(self, work_dir: str) -> None:
+        """Leave a token by which supervisors tell whether their node shares this node's files."""
+        os.makedirs(work_dir, 0o700, exist_ok=True)
+        fd = os.open(
+            os.path.join(work_dir, HEAD_TOKEN_FILE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
+        )
+        with open(fd, "w") as file:
+            file.write(self.head_token)
 
     def path(self, submission_id: str) -> str:
         return os.path.join(self._directory, log_name(submission_id))

@@ -59,7 +59,6 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         #: The actors of live jobs, from the moment of their creation.
         self._handles: dict[str, Any] = {}
-        self._head_node_id = ray.get_runtime_context().get_node_id()
 
     def run(self, submission_id: str, recovering: bool = False) -> None:
         """Begin to lead a job. `recovering`: an earlier manager may have begun."""
@@ -177,7 +176,7 @@ class Runner:
                 each,
                 node_id=node_id,
                 agent_address=agent_address,
-                on_head=node_id == self._head_node_id,
+                on_head=place["head_token"] == self._logs.head_token,
                 log_base_bytes=self._logs.size(submission_id),
             ),
         )

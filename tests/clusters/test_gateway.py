@@ -125,7 +125,7 @@ def test_no_cluster(tmp_path: Path) -> None:
 
 
 def test_tls(cluster: Cluster) -> None:
-    cert, key = CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem"
+    cert, key = CERTIFICATES / "server.pem", CERTIFICATES / "server.key"
     with running_gateway(cluster, f"--tls-cert={cert}", f"--tls-key={key}") as url:
         assert url.startswith("https://")
         with JobSubmissionClient(url, verify=str(cert)) as client:
@@ -238,4 +238,4 @@ def test_package_over_the_limit_of_nginx(nginx: str, project: Path) -> None:
 
 
 def test_certificates_are_what_they_say() -> None:
-    ssl.create_default_context(cafile=str(CERTIFICATES / "certificate.pem"))
+    ssl.create_default_context(cafile=str(CERTIFICATES / "server.pem"))
