@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 100 * 1024 * 1024
 #: How often the gateway asks whether its node lives; ray tells its drivers nothing.
 NODE_CHECK_S = 1.0
+PROBE_TIMEOUT_S = 5.0
 PUBLIC_PATHS = frozenset({"/", "/api/healthz"})
 #: Web pages may read; what changes state is not for browsers, as in Ray's dashboard.
 BROWSER_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -58,8 +60,9 @@ def serve(
     the address is open to others while no token is demanded (unless `insecure`).
     """
     try:
+        probe(address)
         _ray.connect(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ServerUnreachable(
             f"No Ray cluster at {address}: {first_line(error)}",
             hint="Start one with `ray start --head`, or give its --address (host:port of the GCS).",
@@ -76,6 +79,14 @@ def serve(
             " --insecure if something else guards the port.",
         )
     asyncio.run(_serve(host, port, tls_context(tls_cert, tls_key)))
+
+
+def probe(address: str) -> None:
+    """Raise OSError if nobody listens at a `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and host:
+        with socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S):
+            pass
 
 
 async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:

@@ -65,11 +65,9 @@ def test_no_token_is_refused_everywhere(address: str) -> None:
             return found
 
     assert set(asyncio.run(statuses())) == {401}
-    with (
-        JobSubmissionClient(address) as client,
-        pytest.raises(AuthenticationFailed, match="RAY_AUTH_TOKEN"),
-    ):
+    with JobSubmissionClient(address) as client, pytest.raises(AuthenticationFailed) as caught:
         client.submit_job(entrypoint="true")
+    assert "RAY_AUTH_TOKEN" in (caught.value.hint or "")
 
 
 def test_wrong_token_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
