@@ -179,6 +179,7 @@ def error_classes() -> dict[str, type[RayJobsError]]:
     pending: list[type[RayJobsError]] = [RayJobsError]
     while pending:
         error_class = pending.pop()
-        found[error_class.code] = error_class
+        if error_class.__module__ == __name__:  # not those that only the command line has
+            found[error_class.code] = error_class
         pending.extend(error_class.__subclasses__())
     return found

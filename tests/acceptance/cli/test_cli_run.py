@@ -19,8 +19,8 @@ import pytest
 
 from ray_jobs.cli import local_cluster
 from ray_jobs.cli.local_cluster import Child, LocalCluster, LocalClusterError, answers
-from tests.unit.cli.conftest import PROJECT, Invoke
-from tests.unit.cli.fake_job_server import FakeJobServer
+from tests.acceptance.cli.conftest import PROJECT, Invoke
+from tests.acceptance.cli.fake_job_server import FakeJobServer
 
 FAKE_RAY = """#!{python}
 import os, signal, subprocess, sys

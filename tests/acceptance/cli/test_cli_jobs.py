@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.unit.cli.conftest import Invoke
-from tests.unit.cli.fake_job_server import FakeJobServer, driver, now_ms
+from tests.acceptance.cli.conftest import Invoke
+from tests.acceptance.cli.fake_job_server import FakeJobServer, driver, now_ms
 
 
 def test_status_says_what_is_known(server: FakeJobServer, invoke: Invoke) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import Invoke
-from tests.unit.cli.fake_job_server import FakeJobServer
+from tests.acceptance.cli.conftest import Invoke
+from tests.acceptance.cli.fake_job_server import FakeJobServer
 
 
 def test_it_prints_the_log_alone_on_stdout(server: FakeJobServer, invoke: Invoke) -> None:

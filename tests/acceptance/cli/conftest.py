@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.unit.cli.fake_job_server import FakeJobServer
+from tests.acceptance.cli.fake_job_server import FakeJobServer
 
 PROJECT = Path(__file__).parents[3]
 Invoke = Callable[..., Result]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 
-from tests.unit.cli.conftest import Spawn
-from tests.unit.cli.fake_job_server import FakeJobServer
+from tests.acceptance.cli.conftest import Spawn
+from tests.acceptance.cli.fake_job_server import FakeJobServer
 
 
 def _read_until(process: subprocess.Popen[bytes], words: str) -> str:

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from ray_jobs.cli.app import COMMANDS, cli
-from tests.unit.cli.conftest import PROJECT, Invoke, Spawn
-from tests.unit.cli.fake_job_server import FakeJobServer
+from tests.acceptance.cli.conftest import PROJECT, Invoke, Spawn
+from tests.acceptance.cli.fake_job_server import FakeJobServer
 
 HEAVY = {"aiohttp", "asyncio", "msgspec", "rich", "yaml", "ray", "pathspec", "filelock", "ssl"}
 
