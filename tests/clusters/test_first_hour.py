@@ -108,7 +108,7 @@ async def main():
 asyncio.run(main())
 assert "ray" not in sys.modules
 """
-    command = [without_ray / "python", "-W", "error", "-c", code, cluster.address]
+    command = [str(without_ray / "python"), "-W", "error", "-c", code, cluster.address]
     env = {"PATH": "/usr/bin:/bin", "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -202,7 +202,7 @@ def test_malformed_is_refused_at_submit(
     with pytest.raises(InvalidRuntimeEnv, match=word):
         client.submit_job(entrypoint="true", runtime_env=env)
     # And by the server, from clients that don't look.
-    body = {"entrypoint": "true", "runtime_env": env}
+    body: Any = {"entrypoint": "true", "runtime_env": env}
     answer = requests.post(f"{cluster.address}/api/jobs/", json=body, timeout=30)
     assert answer.status_code == 400
     assert word in answer.text
