@@ -15,6 +15,8 @@ from ray_jobs.errors import ServerNotReady
 from ray_jobs.manager.actor import ACTOR_NAME, MAX_CONCURRENCY, JobManager
 from ray_jobs.manager.supervisors import HEAD_RESOURCE, HEAD_RESOURCE_SHARE
 
+from .ray_ports import cluster_trouble
+
 logger = logging.getLogger(__name__)
 
 #: How long a call waits for a manager that is being restarted, before the client gets a 503.
@@ -37,7 +39,8 @@ class RayManager:
             return True
         async with self._lock:
             if self._handle is None:
-                self._handle = await asyncio.to_thread(self._find, create)
+                with cluster_trouble():
+                    self._handle = await asyncio.to_thread(self._find, create)
         return self._handle is not None
 
     def _find(self, create: bool) -> Any:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import grpc
+from ray.exceptions import RayError
+
 from ray_jobs import _ray
+from ray_jobs.errors import ServerNotReady
 from ray_jobs.models import GCS_MAX_PACKAGE_BYTES
 from ray_jobs.records import JobRecord
 from ray_jobs.store import KvStore
 from ray_jobs.validation import SUBMISSION_ID_METADATA_KEY
 
 from .drivers import DriverEntry
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def cluster_trouble() -> Iterator[None]:
+    """Turn what Ray and gRPC raise when the cluster can't be reached into `ServerNotReady`."""
+    try:
+        yield
+    except (RayError, grpc.RpcError, OSError, RuntimeError) as error:
+        logger.warning("The cluster can't be reached: %s", error)
+        raise ServerNotReady("The cluster's GCS can't be reached now; try again.") from error
 
 
 class RayStore:
@@ -22,7 +40,8 @@ class RayStore:
         self._store = KvStore(kv)
 
     async def load(self) -> list[JobRecord]:
-        return await self._store.load()
+        with cluster_trouble():
+            return await self._store.load()
 
 
 class RayDrivers:
@@ -33,11 +52,13 @@ class RayDrivers:
         self._gcs_address = gcs_address
 
     async def load(self) -> list[DriverEntry]:
-        return [_entry(row) for row in await _ray.driver_rows(self._gcs_client)]
+        with cluster_trouble():
+            return [_entry(row) for row in await _ray.driver_rows(self._gcs_client)]
 
     async def updates(self) -> AsyncIterator[list[DriverEntry]]:
-        async for rows in _ray.driver_updates(self._gcs_address):
-            yield [_entry(row) for row in rows]
+        with cluster_trouble():
+            async for rows in _ray.driver_updates(self._gcs_address):
+                yield [_entry(row) for row in rows]
 
 
 class RayPackages:
@@ -49,13 +70,16 @@ class RayPackages:
         self._kv = kv
 
     async def exists(self, uri: str) -> bool:
-        return await self._kv.exists(None, uri)
+        with cluster_trouble():
+            return await self._kv.exists(None, uri)
 
     async def pin(self, uri: str) -> None:
-        await asyncio.to_thread(self._kv.pin_package, uri)
+        with cluster_trouble():
+            await asyncio.to_thread(self._kv.pin_package, uri)
 
     async def put(self, uri: str, data: bytes) -> None:
-        await self._kv.put_package(uri, data)
+        with cluster_trouble():
+            await self._kv.put_package(uri, data)
 
 
 def _entry(row: _ray.DriverRow) -> DriverEntry:

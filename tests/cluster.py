@@ -55,7 +55,9 @@ class Cluster:
     def logs_dir(self) -> Path:
         return self.folder / "session_latest" / "logs"
 
-    def start(self, *, cpus: int = 4, resources: dict[str, float] | None = None) -> None:
+    def start(
+        self, *, cpus: int = 4, gpus: int = 0, resources: dict[str, float] | None = None
+    ) -> None:
         self._start_node(
             "head",
             "--head",
@@ -65,6 +67,7 @@ class Cluster:
             f"--dashboard-port={self.dashboard_port}",
             f"--ray-client-server-port={free_port()}",
             f"--num-cpus={cpus}",
+            f"--num-gpus={gpus}",
             f"--resources={json.dumps(resources or {})}",
             f"--temp-dir={self.folder}",
         )
@@ -141,13 +144,13 @@ class Cluster:
 
 @contextlib.contextmanager
 def running_cluster(
-    env: dict[str, str] | None = None, cpus: int = 4, resources: dict[str, float] | None = None
+    env: dict[str, str] | None = None, *, cpus: int = 4, gpus: int = 0
 ) -> Iterator[Cluster]:
     # Short: Ray puts sockets there, whose paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="rjt-", dir="/tmp"))
     cluster = Cluster(env or {}, folder)
     try:
-        cluster.start(cpus=cpus, resources=resources)
+        cluster.start(cpus=cpus, gpus=gpus)
         yield cluster
     finally:
         cluster.stop()

@@ -31,7 +31,7 @@ from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.store import KvStore
-from ray_jobs.supervisor import work_dir
+from ray_jobs.supervisor.node import work_dir
 from ray_jobs.validation import check_no_local_paths, validate
 
 logger = logging.getLogger(__name__)

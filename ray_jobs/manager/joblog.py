@@ -11,7 +11,8 @@ from typing import Any
 
 from ray_jobs.manager.supervisors import log_name
 from ray_jobs.records import JobRecord
-from ray_jobs.supervisor import HEAD_TOKEN_FILE, set_aside
+from ray_jobs.supervisor.logs import set_aside
+from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -42,6 +42,10 @@ class JobLost(Exception):
     """The job can't be reached any more."""
 
 
+class SupervisorNotCreated(Exception):
+    """Ray refused what the job asks of it."""
+
+
 def now_ms() -> int:
     return int(time.time() * 1000)
 
@@ -71,6 +75,8 @@ class Runner:
         record = self._journal.get(submission_id)
         if record is None or record.status.is_terminal():
             return False
+        if record.foreign:
+            return self._stop_foreign(submission_id)
         changed = await self._journal.update(
             submission_id, lambda each: transitions.stop_requested(each, now_ms())
         )
@@ -82,6 +88,13 @@ class Runner:
             return True
         await self._deliver_stop(submission_id)
         return True
+
+    def _stop_foreign(self, submission_id: str) -> bool:
+        """Ask the supervisor of a job of Ray's own server. Ray's server records the end."""
+        handle = self._supervisors.find(submission_id)
+        if handle is not None:
+            handle.stop.remote()
+        return handle is not None
 
     async def _deliver_stop(self, submission_id: str) -> None:
         """Hand a recorded stop to the supervisor, if it has the attempt by now."""
@@ -111,6 +124,12 @@ class Runner:
                 submission_id,
                 f"Job supervisor actor could not be scheduled: {error}",
                 JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE,
+            )
+        except SupervisorNotCreated as error:
+            await self._fail(
+                submission_id,
+                f"Failed to start supervisor actor {submission_id}: {error}",
+                JobErrorType.JOB_SUPERVISOR_ACTOR_START_FAILURE,
             )
         except (ActorDiedError, JobLost) as error:
             await self._fail(
@@ -152,7 +171,10 @@ class Runner:
         submission_id = record.submission_id
         handle = self._supervisors.find(submission_id) if recovering else None
         if handle is None:
-            handle = self._supervisors.create(record, self._logs.path(submission_id))
+            try:
+                handle = self._supervisors.create(record, self._logs.path(submission_id))
+            except Exception as error:
+                raise SupervisorNotCreated(brief(error)) from error
         self._handles[submission_id] = handle
         timeout_s = start_timeout_s()
         waited_s = max(0.0, (now_ms() - (record.start_time or now_ms())) / 1000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 from typing import Any
 
@@ -11,7 +10,8 @@ import ray
 import ray.cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_jobs import _ray, inotify, keeper, supervisor
+from ray_jobs import _ray, supervisor
+from ray_jobs.keeper import zygote_source
 from ray_jobs.records import JobRecord
 from ray_jobs.validation import JOB_CONFIG_ENV_VAR, job_config_json
 
@@ -24,9 +24,13 @@ HEAD_RESOURCE_SHARE = 0.0001
 
 def _supervisor_class() -> Any:
     # By value (rule 8): ray_jobs isn't installed where a supervisor may run.
-    for module in (inotify, supervisor):
+    for module in supervisor.MODULES:
         ray.cloudpickle.register_pickle_by_value(module)
-    return ray.remote(supervisor.JobSupervisor)
+    return ray.remote(supervisor.actor.JobSupervisor)
+
+
+#: Read where a job is stopped, from its own `env_vars` before the node's environment.
+STOP_ENV_VARS = ("RAY_JOB_STOP_SIGNAL", "RAY_JOB_STOP_WAIT_TIME_S")
 
 
 class Supervisors:
@@ -34,7 +38,7 @@ class Supervisors:
 
     def __init__(self, default_env: dict[str, str]) -> None:
         self._class = _supervisor_class()
-        self._keeper_source = inspect.getsource(keeper)
+        self._zygote_source = zygote_source()
         self._drop_env = _ray.internal_env_vars()
         self._default_env = default_env
 
@@ -80,7 +84,7 @@ class Supervisors:
             # Users don't know about this actor: keep it out of their task events.
             enable_task_events=False,
             **options,
-        ).remote(self._keeper_source)
+        ).remote(self._zygote_source)
 
     def find(self, submission_id: str) -> Any | None:
         """Return the supervisor that an earlier manager made for a job, or None."""
@@ -107,6 +111,8 @@ class Supervisors:
             "drop_env": self._drop_env,
             "keeps_omp_num_threads": "OMP_NUM_THREADS" in env_vars,
             "num_cpus": record.entrypoint_num_cpus or 0,
+            # An adopter doesn't run in the job's environment, where these would be found.
+            "stop_env": {name: env_vars[name] for name in STOP_ENV_VARS if name in env_vars},
         }
 
 

@@ -19,7 +19,7 @@ COMMAND_TIMEOUT_S = 120.0
 def cluster() -> Iterator[Cluster]:
     # A job's own variables win over the node's, which these tests show.
     env = {"NODE_VARIABLE": "from the node", "RAY_JOB_STOP_WAIT_TIME_S": "2"}
-    with plugin(enabled=True), running_cluster(env, cpus=4) as cluster:
+    with plugin(enabled=True), running_cluster(env, cpus=4, gpus=2) as cluster:
         yield cluster
 
 

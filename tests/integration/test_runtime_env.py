@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.errors import InvalidRuntimeEnv
-from ray_jobs.models import JobStatus
+from ray_jobs.models import STOCK_MAX_PACKAGE_BYTES, JobStatus
 
 from .test_jobs import finish
 
@@ -182,6 +183,19 @@ def test_concurrent_clients_build_a_package_once(
         thread.join()
     assert failures == []
     assert uploads == ["uploaded"]
+
+
+def test_package_above_the_limit_of_rays_own_server(
+    client: JobSubmissionClient, tmp_path: Path
+) -> None:
+    size = STOCK_MAX_PACKAGE_BYTES + 1024 * 1024
+    with (tmp_path / "big.bin").open("wb") as file:
+        for _ in range(0, size, 1024 * 1024):
+            file.write(os.urandom(1024 * 1024))
+    env = {"working_dir": str(tmp_path)}
+    _, info, log = finish(client, entrypoint="stat -c %s big.bin", runtime_env=env)
+    assert info.status is JobStatus.SUCCEEDED, f"{info.message}\n{log}"
+    assert int(log.splitlines()[-1]) >= size
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,16 @@ def test_resources(stock: Any) -> None:
     assert stock.get_job_logs(job_id).endswith("\n2\n")
 
 
+def test_gpus(stock: Any) -> None:
+    reserved = stock.submit_job(entrypoint="echo $CUDA_VISIBLE_DEVICES", entrypoint_num_gpus=1)
+    assert wait(stock, reserved).status == StockStatus.SUCCEEDED
+    assert stock.get_job_logs(reserved).splitlines()[-1] in ("0", "1")
+    # Without a reservation the entrypoint sees the node's GPUs as they are.
+    free = stock.submit_job(entrypoint="echo [$CUDA_VISIBLE_DEVICES]")
+    wait(stock, free)
+    assert stock.get_job_logs(free).endswith("\n[]\n")
+
+
 def test_impossible_resources_say_so(stock: Any) -> None:
     job_id = stock.submit_job(entrypoint="true", entrypoint_resources={"unobtainium": 1})
     info = stock.get_job_info(job_id)

@@ -54,7 +54,7 @@ class Node:
         self._clients: list[KeeperClient] = []
 
     def start_zygote(self) -> None:
-        source = Path(keeper.__file__).read_text()
+        source = keeper.zygote_source()
         arguments = [str(self.folder), "zygote", str(self.raylet.pid)]
         subprocess.run(
             [sys.executable, "-I", "-S", "-c", source, *arguments],

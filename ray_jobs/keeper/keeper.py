@@ -1,55 +1,35 @@
-"""The zygote and its keepers: the processes between a supervisor and a job's entrypoint.
+"""The keeper: the parent of one job's entrypoint, and a subreaper. Standard library only.
 
-Standard library only. The source of this file is handed to `python -I -S -c`, so that it runs on
-nodes where ray_jobs isn't installed.
-
-One *zygote* per node listens on a Unix socket and forks a *keeper* per job. A keeper is the parent
-of the entrypoint and a subreaper: whatever the job starts, in sessions of its own too, stays below
-it and ends with it. It outlives the supervisor that asked for it; another one finds it by its
-control socket, and its outcome in the status file.
-
-Protocol, one JSON object a line. To the zygote: a spawn order. To a keeper: `{"op": "stop",
-"signal": 15, "wait_s": 3.0}`. From a keeper: the status record, once on connection and once at the
-end. Its `state` is one of
-  running           the entrypoint runs
-  exited            it ended, and every process that it started is gone
-  failed_to_start   it could not be executed
-  exists            (answer to a spawn order only) this attempt was started before
+See the package's docstring for its protocol.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
-import gc
 import json
 import os
 import select
 import signal
-import socket
-import struct
-import sys
 import time
+
+from ray_jobs.keeper.processes import descendants, kill_descendants, send_signal
+from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted
 
 TYPE_CHECKING = False  # typing's own would cost every keeper its memory
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
     from typing import Any, NoReturn
 
 STATUS_FILE = "status.json"
 CONTROL_SOCKET = "control.sock"
 STATUS_BYTES = 2048
-PR_SET_CHILD_SUBREAPER = 36
-MAX_ORDER_BYTES = 64 * 1024 * 1024
 #: How often a kernel without pidfd_open (before 5.3) is asked whether the raylet lives.
 RAYLET_POLL_MS = 500
 #: Between two rounds of killing. Each round is woken earlier by the death of a child.
 KILL_ROUND_MS = 50
 #: A process in uninterruptible sleep doesn't die: the end of the job is reported all the same.
 KILL_GIVE_UP_S = 10.0
-MAX_STOP_ROUNDS = 100
 
 
 class Raylet:
@@ -85,109 +65,6 @@ class Raylet:
             except ProcessLookupError:
                 self.dead = True
         return self.dead
-
-
-@contextlib.contextmanager
-def short_path(directory: str, name: str) -> Iterator[str]:
-    """Yield a path to `directory/name` that fits into a socket address (108 bytes)."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{name}"
-    finally:
-        os.close(fd)
-
-
-def listen(directory: str, name: str, backlog: int) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with short_path(directory, name) as path:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener.bind(path)
-    listener.listen(backlog)
-    return listener
-
-
-def peer_is_trusted(connection: socket.socket) -> bool:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    _, uid, _ = struct.unpack("3i", credentials)
-    return uid in (0, os.getuid())
-
-
-def encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"
-
-
-# --- the keeper -----------------------------------------------------------------------------
-
-
-def children_of(pid: int) -> list[int] | None:
-    """Return the pids of the children of a process, or None where the kernel can't tell."""
-    found: list[int] = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
-        return found
-    for thread in threads:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found.extend(int(child) for child in file.read().split())
-        except FileNotFoundError:
-            if os.path.isdir(f"/proc/{pid}/task/{thread}"):
-                return None
-        except ProcessLookupError:
-            continue
-    return found
-
-
-def children_by_parent() -> dict[int, list[int]]:
-    """Return every process's children, from /proc/*/stat: for kernels without `children`."""
-    table: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    parent = int(file.read().rpartition(b")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            table.setdefault(parent, []).append(int(entry))
-    return table
-
-
-def descendants() -> set[int]:
-    """Return the pids of every process below this one."""
-    found: set[int] = set()
-    pending = [os.getpid()]
-    table: dict[int, list[int]] | None = None
-    while pending:
-        pid = pending.pop()
-        below = table.get(pid, []) if table is not None else children_of(pid)
-        if below is None:
-            table = children_by_parent()
-            below = table.get(pid, [])
-        pending.extend(child for child in below if child not in found)
-        found.update(below)
-    return found
-
-
-def send_signal(pids: set[int], signum: int) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signum)
-
-
-def kill_descendants() -> None:
-    """Kill everything below this process.
-
-    Stopped first, until a look finds nothing new: what forks for ever would outrun the killing.
-    """
-    seen: set[int] = set()
-    for _ in range(MAX_STOP_ROUNDS):
-        new = descendants() - seen
-        if not new:
-            break
-        send_signal(new, signal.SIGSTOP)
-        seen |= new
-    send_signal(seen, signal.SIGKILL)
 
 
 class Keeper:
@@ -408,97 +285,3 @@ class Keeper:
         self.status["stopped"] = True
         self.stop_deadline = time.monotonic() + wait_s
         send_signal(descendants(), signum)
-
-
-# --- the zygote -----------------------------------------------------------------------------
-
-
-def read_line(connection: socket.socket) -> bytes | None:
-    data = bytearray()
-    while not data.endswith(b"\n"):
-        chunk = connection.recv(1 << 20)
-        if not chunk or len(data) > MAX_ORDER_BYTES:
-            return None
-        data += chunk
-    return bytes(data)
-
-
-def keep(connection: socket.socket, raylet: Raylet) -> None:
-    """Run a keeper: the whole life of a forked child of the zygote."""
-    os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    # Ray makes its workers the first victims of the kernel's OOM killer. The keeper must outlive
-    # its job, to report it; lowering the score needs privileges.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("0")
-    line = read_line(connection)
-    if line is not None:
-        Keeper(json.loads(line), connection, raylet).run()
-
-
-def serve(listener: socket.socket, lock_fd: int, raylet: Raylet) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the kernel
-    poller = select.poll()
-    poller.register(listener, select.POLLIN)
-    raylet.register(poller)
-    gc.collect()
-    gc.freeze()
-    while True:
-        ready = {fd for fd, _ in poller.poll(raylet.timeout_ms())}
-        if raylet.is_dead(ready):
-            return
-        if listener.fileno() not in ready:
-            continue
-        connection, _ = listener.accept()
-        with connection:
-            if not peer_is_trusted(connection):
-                continue
-            try:
-                pid = os.fork()
-            except OSError as error:
-                message = {"state": "failed_to_start", "error": f"fork: {error}"}
-                with contextlib.suppress(OSError):
-                    connection.sendall(encode(message))
-                continue
-            if pid == 0:
-                listener.close()
-                os.close(lock_fd)
-                code = 1
-                try:
-                    keep(connection, raylet)
-                    code = 0
-                except Exception as error:  # noqa: BLE001 - told to who gave the order
-                    message = {"state": "failed_to_start", "error": f"keeper: {error}"}
-                    with contextlib.suppress(OSError):
-                        connection.sendall(encode(message))
-                finally:
-                    os._exit(code)
-
-
-def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
-    """Become the node's zygote, or return at once if there is one.
-
-    Returns in the caller's direct child once the socket listens; the zygote itself is a grandchild
-    in a session of its own, which no mechanism of Ray's reaches.
-    """
-    os.makedirs(directory, 0o700, exist_ok=True)
-    lock_fd = os.open(os.path.join(directory, name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    listener = listen(directory, name, 1024)
-    if os.fork() != 0:
-        return
-    os.setsid()
-    os.chdir("/")
-    serve(listener, lock_fd, Raylet(raylet_pid))
-    with short_path(directory, name) as path, contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-if __name__ == "__main__":
-    run_zygote(sys.argv[1], sys.argv[2], int(sys.argv[3]))

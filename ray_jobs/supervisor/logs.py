@@ -1,0 +1,37 @@
+"""A job's log file on this node. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+#: What a failed job's message holds of its log, as Ray has it.
+TAIL_LINES = 10
+TAIL_CHARS = 20_000
+TAIL_READ_BYTES = 128 * 1024
+
+
+def set_aside(path: str) -> None:
+    """Rename the log of an earlier, deleted job with the same id: nothing is overwritten."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, f"{path}.{int(os.stat(path).st_mtime * 1000)}")
+
+
+def read_at(path: str, offset: int, max_bytes: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(max_bytes)
+    except FileNotFoundError:
+        return b""
+
+
+def last_lines(path: str) -> str:
+    """Return the last lines of a log, for the message of a failed job."""
+    try:
+        size = os.path.getsize(path)
+    except FileNotFoundError:
+        return ""
+    data = read_at(path, max(0, size - TAIL_READ_BYTES), TAIL_READ_BYTES)
+    lines = data.decode("utf-8", "replace").splitlines(keepends=True)
+    return "".join(lines[-TAIL_LINES:])[-TAIL_CHARS:]

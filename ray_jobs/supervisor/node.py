@@ -1,0 +1,196 @@
+"""This node: its folders, its zygote, its environment, and the private Ray API of this side.
+
+Ray's private API is used in the two functions that say so (rule 9): `ray_jobs/_ray.py` isn't
+shipped to where a supervisor runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import ray
+
+logger = logging.getLogger(__name__)
+
+STATUS_FILE = "status.json"
+CONTROL_SOCKET = "control.sock"
+#: Written by the manager into the head's folder. A node that sees it shares the head's files, on
+#: one machine or on a network disk, and its logs need no copy.
+HEAD_TOKEN_FILE = "head-token"
+#: Marks every process of an attempt, so that they are found when their keeper was killed.
+ATTEMPT_ENV_VAR = "RAY_JOBS_ATTEMPT"
+STOP_SIGNALS = ("SIGTERM", "SIGINT")
+DEFAULT_STOP_WAIT_S = 3
+ZYGOTE_START_TIMEOUT_S = 20.0
+ZYGOTE_RETRY_S = 0.02
+#: What the interpreter of the zygote needs of this environment, which may be a job's own.
+ZYGOTE_ENV_VARS = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+
+
+def session_dir() -> str:
+    """Return this node's session folder. Ray has no public API for it."""
+    path: str = ray._private.worker._global_node.get_session_dir_path()
+    return path
+
+
+def logs_dir() -> str:
+    """Return this node's log folder. Ray has no public API for it."""
+    path: str = ray._private.worker._global_node.get_logs_dir_path()
+    return path
+
+
+def work_dir() -> str:
+    """Return the folder of our sockets and status files on this node."""
+    return os.path.join(session_dir(), "ray_jobs")
+
+
+def raylet_pid() -> int:
+    """Return the pid of this node's raylet, which started this worker."""
+    return int(os.environ.get("RAY_RAYLET_PID") or os.getppid())
+
+
+async def connect_unix(
+    directory: str, name: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a Unix socket whose path may be longer than an address takes (108 bytes)."""
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(f"/proc/self/fd/{folder}/{name}")
+    except OSError:
+        connection.close()
+        raise
+    finally:
+        os.close(folder)
+    connection.setblocking(False)
+    return await asyncio.open_unix_connection(sock=connection)
+
+
+async def connect_to_zygote(
+    source: str,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to this node's zygote, starting it where there is none."""
+    directory = work_dir()
+    os.makedirs(directory, 0o700, exist_ok=True)
+    # A container sees other files than its node: it needs a zygote of its own.
+    namespace = os.stat("/proc/self/ns/mnt").st_ino
+    name = f"zygote-{namespace}"
+    deadline = time.monotonic() + ZYGOTE_START_TIMEOUT_S
+    while True:
+        try:
+            return await connect_unix(directory, name)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.get_running_loop().run_in_executor(
+            None, start_zygote, source, directory, name
+        )
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            return await connect_unix(directory, name)
+        # Another supervisor is about to start it; there is no event to wait for across
+        # processes before its socket exists.
+        await asyncio.sleep(ZYGOTE_RETRY_S)
+
+
+def start_zygote(source: str, directory: str, name: str) -> None:
+    """Start this node's zygote and return once it listens. Blocking."""
+    # The interpreter below a virtual environment: it must outlive the job's environment.
+    python = getattr(sys, "_base_executable", None) or sys.executable
+    subprocess.run(
+        [python, "-I", "-S", "-c", source, directory, name, str(raylet_pid())],
+        env={key: os.environ[key] for key in ZYGOTE_ENV_VARS if key in os.environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        timeout=ZYGOTE_START_TIMEOUT_S,
+    )
+
+
+def entrypoint_env(order: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of the entrypoint: this worker's, without what is the worker's own."""
+    env = dict(os.environ)
+    for name in order["drop_env"]:
+        env.pop(name, None)
+    if not order["keeps_omp_num_threads"]:
+        # Ray sets it to 1 in a worker without CPUs of its own; the job gets the node's setting.
+        env.pop("OMP_NUM_THREADS", None)
+        node_value = node_environment().get("OMP_NUM_THREADS")
+        if node_value is not None:
+            env["OMP_NUM_THREADS"] = node_value
+        elif order["num_cpus"]:
+            env["OMP_NUM_THREADS"] = str(max(1, int(order["num_cpus"])))
+    for name, value in order["default_env"].items():
+        env.setdefault(name, value)
+    env.update(order["env"])
+    env["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    env["PYTHONUNBUFFERED"] = "1"
+    env[ATTEMPT_ENV_VAR] = order["attempt"]
+    return env
+
+
+def node_environment() -> dict[str, str]:
+    """Return the environment that this node was started with: the raylet's."""
+    try:
+        with open(f"/proc/{raylet_pid()}/environ", "rb") as file:
+            items = file.read().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (item.partition(b"=") for item in items if b"=" in item)
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+
+
+def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
+    """Return the stop signal and the seconds until SIGKILL: of `env_vars`, else of the node."""
+    env = {**os.environ, **job_env}
+    name = env.get("RAY_JOB_STOP_SIGNAL", "SIGTERM")
+    if name not in STOP_SIGNALS:
+        logger.warning("RAY_JOB_STOP_SIGNAL=%s is not one of %s: SIGTERM", name, STOP_SIGNALS)
+        name = "SIGTERM"
+    text = env.get("RAY_JOB_STOP_WAIT_TIME_S", str(DEFAULT_STOP_WAIT_S))
+    try:
+        wait_s = max(0.0, float(text))
+    except ValueError:
+        logger.warning("RAY_JOB_STOP_WAIT_TIME_S=%s is not a number: %s", text, DEFAULT_STOP_WAIT_S)
+        wait_s = DEFAULT_STOP_WAIT_S
+    return int(getattr(signal, name)), wait_s
+
+
+def read_text(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def read_status(directory: str) -> dict[str, Any]:
+    try:
+        with open(os.path.join(directory, STATUS_FILE), "rb") as file:
+            status: dict[str, Any] = json.loads(file.read())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return status
+
+
+def kill_marked(attempt: str) -> None:
+    """Kill every process of an attempt whose keeper is gone."""
+    marker = f"{ATTEMPT_ENV_VAR}={attempt}".encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                marked = marker in file.read().split(b"\0")
+            if marked:
+                os.kill(int(entry), signal.SIGKILL)

@@ -1,0 +1,120 @@
+"""Killing each of our processes under running jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import JobSubmissionClient
+from ray_jobs.models import JobStatus
+from tests.cluster import Cluster, plugin, running_cluster
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with plugin(enabled=True), running_cluster(cpus=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
+    with JobSubmissionClient(cluster.address) as client:
+        yield client
+
+
+def titled(title: str) -> list[int]:
+    """Return the pids of Ray workers by their titles."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if words.startswith(title):
+                found.append(int(entry.name))
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def start_waiting_job(client: JobSubmissionClient, folder: Path) -> tuple[str, int]:
+    """Submit a job that ends with 5 once `folder/go` exists. Returns its id and its shell's pid."""
+    command = f"echo pid $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 5"
+    job_id = client.submit_job(entrypoint=command)
+
+    def pids() -> list[int]:
+        lines = client.get_job_logs(job_id).splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
+
+    wait_until(lambda: len(pids()) == 1, "it runs", 30)
+    return job_id, pids()[0]
+
+
+def test_manager(client: JobSubmissionClient, tmp_path: Path) -> None:
+    job_id, pid = start_waiting_job(client, tmp_path)
+    waiting = client.submit_job(entrypoint="true", entrypoint_num_cpus=1000)
+    [manager] = titled("ray::JobManager")
+    os.kill(manager, signal.SIGKILL)
+    assert client.get_job_status(job_id) is JobStatus.RUNNING  # reads go on
+    after = client.submit_job(entrypoint="echo after")  # waits for the successor
+    assert client.wait_until_finish(after, timeout=60).status is JobStatus.SUCCEEDED
+    assert Path(f"/proc/{pid}").exists()
+    (tmp_path / "go").touch()
+    info = client.wait_until_finish(job_id, timeout=30)
+    assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
+    assert client.get_job_status(waiting) is JobStatus.PENDING
+    assert client.stop_job(waiting) is True
+    assert client.get_job_status(waiting) is JobStatus.STOPPED
+
+
+@pytest.mark.parametrize("end", ["by itself", "by a stop"])
+def test_supervisor(client: JobSubmissionClient, tmp_path: Path, end: str) -> None:
+    job_id, pid = start_waiting_job(client, tmp_path)
+    [supervisor] = titled("ray::JobSupervisor")
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: titled("ray::JobSupervisor") not in ([], [supervisor]), "adoption", 30)
+    assert Path(f"/proc/{pid}").exists()
+    if end == "by itself":
+        (tmp_path / "go").touch()
+        info = client.wait_until_finish(job_id, timeout=30)
+        assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
+    else:
+        assert client.stop_job(job_id) is True
+        info = client.wait_until_finish(job_id, timeout=30)
+        assert info.status is JobStatus.STOPPED
+    wait_until(lambda: not titled("ray::JobSupervisor"), "supervisors are gone", 10)
+
+
+def test_supervisor_and_manager_at_once(client: JobSubmissionClient, tmp_path: Path) -> None:
+    job_id, _ = start_waiting_job(client, tmp_path)
+    for pid in titled("ray::JobSupervisor") + titled("ray::JobManager"):
+        os.kill(pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
+    info = client.wait_until_finish(job_id, timeout=60)
+    assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
+
+
+def test_keeper(client: JobSubmissionClient, tmp_path: Path) -> None:
+    job_id, pid = start_waiting_job(client, tmp_path)
+    os.kill(parent_of(pid), signal.SIGKILL)
+    info = client.wait_until_finish(job_id, timeout=10)
+    assert info.status is JobStatus.FAILED
+    assert "keeper" in (info.message or "")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its shell is gone", 2)
+
+
+def test_end_of_the_node(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path) -> None:
+    _, pid = start_waiting_job(client, tmp_path)
+    keeper = parent_of(pid)
+    zygote = parent_of(keeper)
+    cluster.stop()
+    for each in (pid, keeper, zygote):
+        wait_until(lambda each=each: not Path(f"/proc/{each}").exists(), f"{each} is gone", 5)
