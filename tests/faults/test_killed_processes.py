@@ -116,5 +116,5 @@ def test_end_of_the_node(cluster: Cluster, client: JobSubmissionClient, tmp_path
     keeper = parent_of(pid)
     zygote = parent_of(keeper)
     cluster.stop()
-    for each in (pid, keeper, zygote):
-        wait_until(lambda each=each: not Path(f"/proc/{each}").exists(), f"{each} is gone", 5)
+    processes = [Path(f"/proc/{each}") for each in (pid, keeper, zygote)]
+    wait_until(lambda: not any(each.exists() for each in processes), "they are gone", 5)
