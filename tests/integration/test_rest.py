@@ -120,7 +120,7 @@ def test_own_api(url: str) -> None:
 
 
 def test_dashboard_stays_a_good_host(url: str) -> None:
-    assert requests.get(f"{url}/api/healthz", timeout=TIMEOUT_S).text == "success"
+    assert requests.get(f"{url}/api/gcs_healthz", timeout=TIMEOUT_S).text == "success"
     # Drivers of plugin and manager are no activity that would keep a cluster up.
     activity = get(f"{url}/api/component_activities")
     assert activity["driver"]["is_active"] == "INACTIVE", activity
