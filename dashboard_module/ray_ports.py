@@ -37,7 +37,7 @@ class RayStore:
     """`StorePort`: the records straight from the KV, for a cluster without a manager."""
 
     def __init__(self, kv: _ray.Kv) -> None:
-        self._store = KvStore(kv)
+        self._store = KvStore(kv, _ray.mirror_fields())
 
     async def load(self) -> list[JobRecord]:
         with cluster_trouble():

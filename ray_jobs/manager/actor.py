@@ -89,7 +89,7 @@ class JobManager:
     async def _recover(self) -> None:
         """Take over: claim the epoch, read every record, lead the live jobs on."""
         kv = _ray.Kv()
-        store = KvStore(kv)
+        store = KvStore(kv, _ray.mirror_fields())
         epoch = await store.claim_epoch()
         records = await store.load()
         await store.repair_mirror(records)
