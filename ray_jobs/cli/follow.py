@@ -42,7 +42,7 @@ def follow_to_the_end(
         if job_outlives_us:
             say_how_to_go_on(job_id, connection)
         return outcome.INTERRUPTED
-    say_end(job, job_id)
+    say_end(job, job_id, log_is_shown=True)
     return outcome.exit_code_of(job)
 
 
@@ -73,12 +73,15 @@ def describe_end(job: JobInfo, job_id: str) -> str:
     return line
 
 
-def say_end(job: JobInfo, job_id: str) -> None:
-    """Say on stderr how a job ended; for a failure, its message."""
+def say_end(job: JobInfo, job_id: str, *, log_is_shown: bool = False) -> None:
+    """Say on stderr how a job ended; for a failure, its message.
+
+    The message of a failed entrypoint is the end of its log: nothing new where the log was shown.
+    """
     if job.status == "FAILED":
         code = job.driver_exit_code
         ending = "" if code is None else f" with exit code {code}"
-        message = f": {job.message}" if job.message else "."
+        message = "." if log_is_shown and code is not None else f": {job.message or 'no reason.'}"
         print_error(f"Job {job_id} failed{ending}{message}")
     else:
         say(describe_end(job, job_id))
