@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test unit lint bench clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,13 +19,16 @@ demo: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy ray_jobs dashboard_module tests
+	$(BIN)/mypy ray_jobs dashboard_module tests benchmarks
 
 unit: $(STAMP)
 	$(BIN)/pytest tests/unit
 
 test: lint
 	$(BIN)/pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks --json benchmarks/latest.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
