@@ -49,6 +49,9 @@ class KeyValueStore(Protocol):
     async def put(self, namespace: bytes, key: str, value: bytes, overwrite: bool = True) -> bool:
         """Write. Returns whether the key is new."""
 
+    async def get(self, namespace: bytes, key: str) -> bytes | None:
+        """Return a value, or None."""
+
     async def get_many(self, namespace: bytes, keys: list[str]) -> dict[str, bytes]:
         """Return the values of those keys that exist."""
 
@@ -127,17 +130,22 @@ class KvStore:
     async def create(self, record: JobRecord) -> bool:
         await self._check_epoch()
         key = RECORD_PREFIX + record.submission_id
-        if not await self._kv.put(KV_NAMESPACE, key, encode_record(record), overwrite=False):
+        if not await self._put_if_absent(KV_NAMESPACE, key, encode_record(record)):
             return False
-        mirrored = await self._kv.put(
+        mirrored = await self._put_if_absent(
             MIRROR_NAMESPACE,
             MIRROR_KEY_PREFIX + record.submission_id,
             mirror_json(record, self._mirror_fields),
-            overwrite=False,
         )
         if not mirrored:  # Ray's own server has a job of this id
             await self._kv.delete(KV_NAMESPACE, key)
         return mirrored
+
+    async def _put_if_absent(self, namespace: bytes, key: str, value: bytes) -> bool:
+        """Claim a key. Returns whether it is ours; a claim whose answer was lost counts too."""
+        if await self._kv.put(namespace, key, value, overwrite=False):
+            return True
+        return await self._kv.get(namespace, key) == value
 
     async def write(self, records: Sequence[JobRecord], deleted: Sequence[str]) -> None:
         await self._check_epoch()
@@ -160,10 +168,9 @@ class KvStore:
         await self._kv.put(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + record.submission_id, data)
 
     async def _delete(self, submission_id: str) -> None:
-        await asyncio.gather(
-            self._kv.delete(KV_NAMESPACE, RECORD_PREFIX + submission_id),
-            self._kv.delete(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + submission_id),
-        )
+        # In this order: a mirror without its record would pass for a job of Ray's own server.
+        await self._kv.delete(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + submission_id)
+        await self._kv.delete(KV_NAMESPACE, RECORD_PREFIX + submission_id)
 
     async def _load_all(self, namespace: bytes, prefix: str) -> dict[str, bytes]:
         keys = await self._kv.keys(namespace, prefix)

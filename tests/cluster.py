@@ -124,6 +124,13 @@ class Cluster:
         except OSError as error:
             return getattr(error, "code", None) in (401, 403)
 
+    def tell_if_dashboard_died(self) -> None:
+        """Print the end of the dashboard's logs if it doesn't answer any more."""
+        if not self._nodes or self.answers():
+            return
+        for path in sorted(self.logs_dir.glob("dashboard*")):
+            print(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
+
     def output(self) -> str:
         return "\n".join(
             f"--- {path.name}\n{path.read_text(errors='replace')}"
@@ -153,6 +160,7 @@ def running_cluster(
         cluster.start(cpus=cpus, gpus=gpus)
         yield cluster
     finally:
+        cluster.tell_if_dashboard_died()
         cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -104,7 +104,14 @@ class Keeper:
         )
         self.write_status()
         self.broadcast(self.status)
-        self.loop()
+        try:
+            self.loop()
+        except Exception as error:  # noqa: BLE001 - nothing may outlive its keeper
+            kill_descendants()
+            self.status.update(state="lost", error=f"keeper: {error}")
+            self.write_status()
+            self.broadcast(self.status)
+            return
         self.status.update(
             state="exited",
             code=self.exit_code,
@@ -255,7 +262,10 @@ class Keeper:
                 self.exit_code = os.waitstatus_to_exitcode(status)
 
     def accept(self) -> None:
-        connection, _ = self.listener.accept()
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:  # it went away again, or there is no descriptor left: it will try again
+            return
         if not peer_is_trusted(connection):
             connection.close()
             return
@@ -275,9 +285,13 @@ class Keeper:
         while b"\n" in buffer:
             line, _, rest = bytes(buffer).partition(b"\n")
             buffer[:] = rest
-            message = json.loads(line)
-            if message["op"] == "stop":
-                self.stop(message["signal"], message["wait_s"])
+            try:
+                message = json.loads(line)
+                if message["op"] == "stop":
+                    self.stop(message["signal"], message["wait_s"])
+            except (ValueError, KeyError, TypeError):
+                self.disconnect(connection)
+                return
 
     def stop(self, signum: int, wait_s: float) -> None:
         if self.stop_deadline is not None or self.exit_code is not None:

@@ -47,7 +47,10 @@ def serve(listener: socket.socket, lock_fd: int, raylet: Raylet) -> None:
             return
         if listener.fileno() not in ready:
             continue
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # it went away again
+            continue
         with connection:
             if not peer_is_trusted(connection):
                 continue

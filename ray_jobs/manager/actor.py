@@ -14,6 +14,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
+import ray
+from ray.exceptions import RayError
 
 from ray_jobs import _ray
 from ray_jobs.errors import (
@@ -24,11 +26,12 @@ from ray_jobs.errors import (
     JobNotTerminal,
     RayJobsError,
 )
+from ray_jobs.manager import transitions
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
 from ray_jobs.manager.runner import Runner, now_ms
 from ray_jobs.manager.supervisors import Supervisors
-from ray_jobs.models import JobStatus, SubmitRequest
+from ray_jobs.models import JobErrorType, JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.store import KvStore
 from ray_jobs.supervisor.node import work_dir
@@ -50,6 +53,9 @@ class JobManager:
     def __init__(self) -> None:
         self._ready: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        # A restarted manager leads its jobs on though nobody calls it. The constructor isn't a
+        # coroutine, so it calls itself.
+        ray.get_runtime_context().current_actor.recover.remote()
 
     # --- calls ------------------------------------------------------------------------------
 
@@ -70,6 +76,10 @@ class JobManager:
         await self._until_ready()
         return encode_message(await self._journal.changes(epoch, since, timeout_s))
 
+    async def recover(self) -> None:
+        """Take over the jobs that are there. No-op when it is done."""
+        await self._until_ready()
+
     # --- inside -----------------------------------------------------------------------------
 
     async def _reply(self, call: Coroutine[Any, Any, ManagerReply]) -> bytes:
@@ -81,7 +91,6 @@ class JobManager:
             return encode_message(ManagerReply(error=ErrorBody(error.code, error.message)))
 
     async def _until_ready(self) -> None:
-        # An actor's constructor isn't a coroutine: the first call starts the recovery.
         if self._ready is None or failed(self._ready):
             self._ready = asyncio.ensure_future(self._recover())
         await asyncio.shield(self._ready)
@@ -93,24 +102,27 @@ class JobManager:
         epoch = await store.claim_epoch()
         records = await store.load()
         await store.repair_mirror(records)
-        self._kv = kv
-        self._store = store
-        self._logs = JobLogs(_ray.logs_dir())
-        self._logs.mark_head(work_dir())
-        self._journal = Journal(store, epoch, on_superseded=leave)
-        self._journal.seed(records)
         dashboard_url = await _ray.dashboard_url(kv)
         supervisors = Supervisors(
             # RAY_ADDRESS is the GCS's address inside a job; job clients need the dashboard's.
             default_env={"RAY_API_SERVER_ADDRESS": dashboard_url} if dashboard_url else {}
         )
-        self._runner = Runner(self._journal, supervisors, self._logs, kv)
+        await end_leftovers(supervisors, records)
+        logs = JobLogs(_ray.logs_dir())
+        logs.mark_head(work_dir())
+        # Nothing below fails: a recovery that is tried again starts from nothing.
+        self._store = store
+        self._supervisors = supervisors
+        self._logs = logs
+        self._journal = Journal(store, epoch, on_superseded=leave)
+        self._journal.seed(records)
+        self._runner = Runner(self._journal, supervisors, logs, kv)
         live = [record for record in records if not record.status.is_terminal()]
         for record in live:
             if not record.foreign:
                 self._runner.run(record.submission_id, recovering=True)
         if any(record.foreign for record in live):
-            self._spawn(self._refresh_foreign())
+            self._spawn(self._follow_foreign())
         logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
 
     async def _submit(self, request_json: bytes, request_key: str) -> ManagerReply:
@@ -144,25 +156,59 @@ class JobManager:
                 f"Attempted to delete job '{submission_id}', but it is in a non-terminal state"
                 f" {record.status}. Stop it first."
             )
+        await self._runner.finished(submission_id)
         await self._journal.delete(submission_id)
         return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
 
-    async def _refresh_foreign(self) -> None:
+    async def _follow_foreign(self) -> None:
         """Follow the jobs of Ray's own server that ran when we took over, to their end."""
+        orphans: set[str] = set()
         while True:
             foreign = [each for each in self._journal.records() if each.foreign]
             live = {each.submission_id: each for each in foreign if not each.status.is_terminal()}
             if not live:
                 return
             await asyncio.sleep(FOREIGN_REFRESH_S)
-            for record in await self._store.load_mirror(list(live)):
-                if msgspec.structs.replace(live[record.submission_id], revision=0) != record:
-                    self._journal.observe(record)
+            try:
+                orphans = await self._look_at_foreign(live, orphans)
+            except (RayError, ValueError):
+                logger.exception("Can't follow the jobs of Ray's own server; trying again.")
+
+    async def _look_at_foreign(self, live: dict[str, JobRecord], orphans: set[str]) -> set[str]:
+        """Take over what Ray recorded. Returns the jobs that have no supervisor (any more).
+
+        Those that had none at the last look either are failed: nobody else would end them.
+        """
+        for record in await self._store.load_mirror(list(live)):
+            if msgspec.structs.replace(live[record.submission_id], revision=0) != record:
+                self._journal.observe(record)
+        alone = live.keys() - await self._supervisors.names()
+        for submission_id in alone & orphans:
+            await self._journal.update(
+                submission_id,
+                lambda each: transitions.failed(
+                    each,
+                    now_ms=now_ms(),
+                    message="Its supervisor, of Ray's own job server, is gone.",
+                    error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
+                ),
+            )
+        return alone - orphans
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+async def end_leftovers(supervisors: Supervisors, records: list[JobRecord]) -> None:
+    """End supervisors that an earlier manager had no time to end after their jobs."""
+    ended = {each.submission_id for each in records if each.status.is_terminal()}
+    for submission_id in await supervisors.names() & ended:
+        handle = await supervisors.find(submission_id)
+        if handle is not None:
+            logger.info("Ending the supervisor that %s left behind.", submission_id)
+            await supervisors.end(handle)
 
 
 def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> JobRecord:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import logging
 import os
 import uuid
 from datetime import datetime
 from typing import Any
 
+from ray_jobs.manager.calls import patiently
 from ray_jobs.manager.supervisors import log_name
 from ray_jobs.records import JobRecord
 from ray_jobs.supervisor.logs import set_aside
@@ -19,6 +22,8 @@ logger = logging.getLogger(__name__)
 #: How much of a worker node's log is fetched at once, and how long a fetch waits for more.
 COPY_CHUNK_BYTES = 1024 * 1024
 COPY_WAIT_S = 30.0
+#: How long a copy waits before it tries a full or failing disk again.
+DISK_RETRY_S = 2.0
 
 
 class JobLogs:
@@ -61,19 +66,38 @@ class JobLogs:
             return os.path.getsize(self.path(submission_id))
         return 0
 
-    async def copy_remote(self, record: JobRecord, supervisor: Any) -> None:
+    async def copy_remote(
+        self, record: JobRecord, supervisor: Any, ended: asyncio.Future[Any]
+    ) -> None:
         """Copy the log of a job on a worker node here while it grows, each byte once.
 
-        Resumes where an earlier manager ended: the position is the size of the file here.
+        Resumes where an earlier manager ended: the position is the size of the file here. Trouble
+        with this node's disk never decides what becomes of the job: once it has `ended`, a copy
+        that still fails is given up.
         """
         offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
         while True:
-            data, complete = await supervisor.read_log.remote(
-                record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
+            data, complete = await patiently(
+                functools.partial(
+                    supervisor.read_log.remote,
+                    record.attempt,
+                    offset,
+                    COPY_CHUNK_BYTES,
+                    COPY_WAIT_S,
+                )
             )
-            if data:
-                self._append_bytes(record.submission_id, data)
-                offset += len(data)
+            try:
+                if data:
+                    self._append_bytes(record.submission_id, data)
+            except OSError:
+                logger.exception("Can't copy the log of job %s.", record.submission_id)
+                if ended.done():
+                    return
+                await asyncio.wait([ended], timeout=DISK_RETRY_S)
+                # What was written of the piece counts.
+                offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
+                continue
+            offset += len(data)
             if complete:
                 return
 

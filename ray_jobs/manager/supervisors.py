@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
+import time
 from typing import Any
 
 import ray
 import ray.cloudpickle
+import ray.util
+from ray.exceptions import ActorAlreadyExistsError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs import _ray, supervisor
@@ -20,6 +24,9 @@ MAX_CONCURRENCY = 100
 #: Ray's label of a node's id is private; the head carries this resource under a public name.
 HEAD_RESOURCE = "node:__internal_head__"
 HEAD_RESOURCE_SHARE = 0.0001
+#: How long a new supervisor waits for its name while Ray still ends the one that had it.
+NAME_TIMEOUT_S = 15.0
+NAME_RETRY_S = 0.05
 
 
 def _supervisor_class() -> Any:
@@ -42,7 +49,7 @@ class Supervisors:
         self._drop_env = _ray.internal_env_vars()
         self._default_env = default_env
 
-    def create(self, record: JobRecord, log_path: str) -> Any:
+    async def create(self, record: JobRecord, log_path: str) -> Any:
         """Return a new supervisor in the job's runtime environment, placed as the job asks.
 
         It may take long to come to life: the call itself doesn't wait.
@@ -55,7 +62,7 @@ class Supervisors:
             options["memory"] = record.entrypoint_memory
         if record.entrypoint_label_selector:
             options["label_selector"] = record.entrypoint_label_selector
-        return self._new(
+        return await self._new(
             record.submission_id,
             num_cpus=record.entrypoint_num_cpus or 0,
             num_gpus=record.entrypoint_num_gpus or 0,
@@ -64,17 +71,39 @@ class Supervisors:
             **options,
         )
 
-    def create_adopter(self, record: JobRecord) -> Any:
-        """Return a new supervisor on the node where the job runs already."""
+    async def create_adopter(self, record: JobRecord) -> Any:
+        """Return a new supervisor on the node where the job runs already.
+
+        It reserves nothing, and doesn't run in the job's environment.
+        """
         assert record.driver_node_id is not None
-        return self._new(
+        return await self._new(
             record.submission_id,
+            adopts_only=True,
             num_cpus=0,
             runtime_env={"env_vars": {_ray.NICENESS_VARIABLE: "0"}},
             scheduling_strategy=NodeAffinitySchedulingStrategy(record.driver_node_id, soft=False),
         )
 
-    def _new(self, submission_id: str, **options: Any) -> Any:
+    async def _new(self, submission_id: str, *, adopts_only: bool = False, **options: Any) -> Any:
+        deadline = time.monotonic() + NAME_TIMEOUT_S
+        while True:
+            try:
+                # Off the event loop: registering a name waits for the GCS.
+                return await asyncio.to_thread(self._register, submission_id, adopts_only, options)
+            except (ActorAlreadyExistsError, ValueError) as error:
+                predecessor = await self.find(submission_id)
+                if predecessor is None and "name" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise
+                # Of a job that has ended, or of one that died: Ray frees its name in a moment,
+                # and tells nobody when.
+                if predecessor is not None:
+                    await self.end(predecessor)
+                await asyncio.sleep(NAME_RETRY_S)
+
+    def _register(self, submission_id: str, adopts_only: bool, options: dict[str, Any]) -> Any:
         return self._class.options(
             name=_ray.SUPERVISOR_NAME_PREFIX + submission_id,
             namespace=_ray.SUPERVISOR_NAMESPACE,
@@ -84,16 +113,28 @@ class Supervisors:
             # Users don't know about this actor: keep it out of their task events.
             enable_task_events=False,
             **options,
-        ).remote(self._zygote_source)
+        ).remote(self._zygote_source, adopts_only)
 
-    def find(self, submission_id: str) -> Any | None:
+    async def find(self, submission_id: str) -> Any | None:
         """Return the supervisor that an earlier manager made for a job, or None."""
+        name = _ray.SUPERVISOR_NAME_PREFIX + submission_id
         try:
-            return ray.get_actor(
-                _ray.SUPERVISOR_NAME_PREFIX + submission_id, namespace=_ray.SUPERVISOR_NAMESPACE
-            )
+            return await asyncio.to_thread(ray.get_actor, name, namespace=_ray.SUPERVISOR_NAMESPACE)
         except ValueError:
             return None
+
+    async def end(self, handle: Any) -> None:
+        """End a supervisor. What its keeper runs isn't touched by that."""
+        await asyncio.to_thread(ray.kill, handle, no_restart=True)
+
+    async def names(self) -> set[str]:
+        """Return the submission ids that have a supervisor."""
+        found = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        return {
+            each["name"].removeprefix(_ray.SUPERVISOR_NAME_PREFIX)
+            for each in found
+            if each["namespace"] == _ray.SUPERVISOR_NAMESPACE
+        }
 
     def order(self, record: JobRecord) -> dict[str, Any]:
         """Return what a supervisor must know to start or adopt the job's attempt."""

@@ -69,6 +69,17 @@ def finished(
     )
 
 
+def failed(
+    record: JobRecord, *, now_ms: int, message: str, error_type: JobErrorType
+) -> JobRecord | None:
+    """The job was lost, or never came to run. Who asked for its end has it."""
+    if record.stop_requested:
+        return finished(record, status=JobStatus.STOPPED, now_ms=now_ms)
+    return finished(
+        record, status=JobStatus.FAILED, now_ms=now_ms, message=message, error_type=error_type
+    )
+
+
 def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRecord | None:
     """The keeper reported how the attempt ended (see keeper.py for the states)."""
     state = outcome["state"]
@@ -82,9 +93,8 @@ def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRec
         )
     if state != "exited":
         reason = outcome.get("error") or f"its keeper reported {state!r}"
-        return finished(
+        return failed(
             record,
-            status=JobStatus.FAILED,
             now_ms=now_ms,
             message=f"The job was lost: {reason}",
             error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
@@ -92,9 +102,8 @@ def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRec
     end_ms = int(outcome.get("ended_at_ms") or now_ms)
     code = outcome.get("code")
     if outcome.get("node_died"):
-        return finished(
+        return failed(
             record,
-            status=JobStatus.FAILED,
             now_ms=end_ms,
             message="The node on which the job ran went down.",
             error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,

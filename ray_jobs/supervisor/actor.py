@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import time
 from typing import Any
 
@@ -32,6 +33,10 @@ from ray_jobs.supervisor.node import (
 
 logger = logging.getLogger(__name__)
 
+#: How long a keeper may take from claiming its attempt to listening.
+KEEPER_START_TIMEOUT_S = 5.0
+KEEPER_RETRY_S = 0.02
+
 
 class StaleEpochError(RuntimeError):
     """A manager that has been replaced gave an order."""
@@ -48,6 +53,8 @@ class Attempt:
         self.directory = directory
         self.log_path = log_path
         self.status: dict[str, Any] = {"state": "starting"}
+        #: Starting and adopting take turns: each may be asked for twice.
+        self.lock = asyncio.Lock()
         self.finished = asyncio.Event()
         self.writer: asyncio.StreamWriter | None = None
         self.task: asyncio.Task[None] | None = None
@@ -56,7 +63,9 @@ class Attempt:
 class JobSupervisor:
     """Runs attempts on this node. Every call from the manager carries its epoch."""
 
-    def __init__(self, zygote_source: str) -> None:
+    def __init__(self, zygote_source: str, adopts_only: bool = False) -> None:
+        #: Made to take over a running job: it isn't in the environment to start one.
+        self._adopts_only = adopts_only
         self._zygote_source = zygote_source
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
@@ -74,34 +83,41 @@ class JobSupervisor:
 
     async def start(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
         """Start an attempt, or attach to it if it was started before. Returns its status."""
+        if self._adopts_only:
+            return await self.adopt(epoch, order)
         self._accept(epoch)
         attempt = self._attempt(order)
-        if attempt.task is not None:
-            return attempt.status
-        if order["fresh_log"]:
-            set_aside(attempt.log_path)
-        reader, writer = await connect_to_zygote(self._zygote_source)
-        writer.write(json.dumps(self._spawn_order(attempt, order)).encode() + b"\n")
-        line = await reader.readline()
-        status = json.loads(line) if line else {"state": "lost", "error": "The zygote went away."}
-        if status["state"] == "exists":
+        async with attempt.lock:
+            if attempt.task is not None:
+                return attempt.status
+            if order["fresh_log"] and not os.path.isdir(attempt.directory):
+                set_aside(attempt.log_path)
+            reader, writer = await connect_to_zygote(self._zygote_source)
+            writer.write(json.dumps(self._spawn_order(attempt, order)).encode() + b"\n")
+            line = await reader.readline()
+            if line and json.loads(line)["state"] != "exists":
+                self._follow(attempt, json.loads(line), reader, writer)
+                return attempt.status
             writer.close()
             return await self._attach(attempt)
-        self._follow(attempt, status, reader, writer)
-        return status
 
     async def adopt(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
         """Take over an attempt whose supervisor died. Returns its status.
 
-        The status is `unknown` if the attempt was never started on this node.
+        The status is `unknown` if the attempt was never started on this node; it never will be
+        then, though an order to start it may be on its way still.
         """
         self._accept(epoch)
         attempt = self._attempt(order)
-        if attempt.task is not None:
-            return attempt.status
-        if not os.path.isdir(attempt.directory):
+        async with attempt.lock:
+            if attempt.task is not None:
+                return attempt.status
+            os.makedirs(os.path.dirname(attempt.directory), 0o700, exist_ok=True)
+            try:
+                os.mkdir(attempt.directory, 0o700)  # what a keeper claims the attempt by
+            except FileExistsError:
+                return await self._attach(attempt)
             return {"state": "unknown"}
-        return await self._attach(attempt)
 
     async def wait(self, attempt_id: str) -> dict[str, Any]:
         """Wait for the end of an attempt. Returns its status, with the end of its log."""
@@ -136,6 +152,15 @@ class JobSupervisor:
                     await growth.wait(left_s)
             finally:
                 ended.cancel()
+
+    async def abandon(self, attempt_id: str) -> None:
+        """Kill what is left of an attempt of which the manager has lost hold."""
+        attempt = self._attempts.get(attempt_id)
+        if attempt is not None and attempt.writer is not None and not attempt.finished.is_set():
+            order = {"op": "stop", "signal": int(signal.SIGKILL), "wait_s": 0}
+            attempt.writer.write(json.dumps(order).encode() + b"\n")
+            await attempt.finished.wait()
+        await asyncio.to_thread(kill_marked, attempt_id)
 
     async def release(self, attempt_id: str) -> None:
         """Forget an attempt whose report the manager has recorded."""
@@ -182,16 +207,25 @@ class JobSupervisor:
         }
 
     async def _attach(self, attempt: Attempt) -> dict[str, Any]:
-        """Connect to the keeper of a started attempt, or read how it ended."""
-        try:
-            reader, writer = await connect_unix(attempt.directory, CONTROL_SOCKET)
-            status = json.loads(await reader.readline())
-        except (FileNotFoundError, ConnectionError, ValueError):
-            attempt.status = self._outcome_without_keeper(attempt)
-            attempt.finished.set()
-            attempt.task = asyncio.ensure_future(attempt.finished.wait())  # type: ignore[arg-type]
-            return attempt.status
-        self._follow(attempt, status, reader, writer)
+        """Connect to the keeper of a claimed attempt, or find how it ended."""
+        deadline = time.monotonic() + KEEPER_START_TIMEOUT_S
+        while True:
+            try:
+                reader, writer = await connect_unix(attempt.directory, CONTROL_SOCKET)
+                line = await reader.readline()
+                if line:
+                    self._follow(attempt, json.loads(line), reader, writer)
+                    return attempt.status
+            except (FileNotFoundError, ConnectionError):
+                logger.debug("No keeper answers for %s.", attempt.attempt)
+            state = read_status(attempt.directory).get("state", "starting")
+            # A keeper that has just claimed the attempt doesn't listen yet.
+            if state != "starting" or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(KEEPER_RETRY_S)
+        attempt.status = await self._outcome_without_keeper(attempt)
+        attempt.finished.set()
+        attempt.task = asyncio.ensure_future(asyncio.sleep(0))
         return attempt.status
 
     def _follow(
@@ -207,24 +241,24 @@ class JobSupervisor:
 
     async def _watch_keeper(self, attempt: Attempt, reader: asyncio.StreamReader) -> None:
         try:
-            while attempt.status["state"] == "running":
+            while attempt.status["state"] in ("starting", "running"):
                 line = await reader.readline()
                 if not line:
-                    attempt.status = self._outcome_without_keeper(attempt)
+                    attempt.status = await self._outcome_without_keeper(attempt)
                     break
                 attempt.status = json.loads(line)
         except (ConnectionError, ValueError):
-            attempt.status = self._outcome_without_keeper(attempt)
+            attempt.status = await self._outcome_without_keeper(attempt)
         finally:
             if attempt.writer is not None:
                 attempt.writer.close()
             attempt.finished.set()
 
-    def _outcome_without_keeper(self, attempt: Attempt) -> dict[str, Any]:
+    async def _outcome_without_keeper(self, attempt: Attempt) -> dict[str, Any]:
         status = read_status(attempt.directory)
-        if status.get("state") in ("exited", "failed_to_start"):
+        if status.get("state") in ("exited", "failed_to_start", "lost"):
             return status
-        kill_marked(attempt.attempt)
+        await asyncio.to_thread(kill_marked, attempt.attempt)
         return {**status, "state": "lost", "error": "The job's keeper process was killed."}
 
     def _send_stop(self, attempt: Attempt) -> None:

@@ -184,13 +184,34 @@ def read_status(directory: str) -> dict[str, Any]:
 
 
 def kill_marked(attempt: str) -> None:
-    """Kill every process of an attempt whose keeper is gone."""
+    """Kill every process of an attempt whose keeper is gone. Blocking.
+
+    Stopped first, until a look finds nothing new: what forks for ever would outrun the killing.
+    """
     marker = f"{ATTEMPT_ENV_VAR}={attempt}".encode()
+    found: set[int] = set()
+    while True:
+        new = {pid for pid in processes_with(marker) if pid not in found}
+        for pid in new:
+            send_signal(pid, signal.SIGSTOP)
+        if not new:
+            break
+        found |= new
+    for pid in found:
+        send_signal(pid, signal.SIGKILL)
+
+
+def processes_with(variable: bytes) -> list[int]:
+    """Return the pids of processes that were started with an environment variable `NAME=value`."""
+    found = []
     for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{entry}/environ", "rb") as file:
-                marked = marker in file.read().split(b"\0")
-            if marked:
-                os.kill(int(entry), signal.SIGKILL)
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
+                if variable in file.read().split(b"\0"):
+                    found.append(int(entry))
+    return found
+
+
+def send_signal(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signum)

@@ -118,3 +118,50 @@ def test_end_of_the_node(cluster: Cluster, client: JobSubmissionClient, tmp_path
     cluster.stop()
     processes = [Path(f"/proc/{each}") for each in (pid, keeper, zygote)]
     wait_until(lambda: not any(each.exists() for each in processes), "they are gone", 5)
+
+
+def test_supervisor_in_its_first_moment(client: JobSubmissionClient) -> None:
+    client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
+    for _ in range(4):
+        wait_until(lambda: not titled("ray::JobSupervisor"), "no other supervisor", 10)
+        job_id = client.submit_job(entrypoint="echo once")
+        wait_until(lambda: bool(titled("ray::JobSupervisor")), "its supervisor", 10)
+        for pid in titled("ray::JobSupervisor"):
+            os.kill(pid, signal.SIGKILL)
+        info = client.wait_until_finish(job_id, timeout=60)
+        assert info.status is JobStatus.SUCCEEDED, info.message
+        # In the server's own line and in the entrypoint's.
+        assert client.get_job_logs(job_id).count("once\n") == 2
+
+
+def test_supervisor_and_its_adopter(client: JobSubmissionClient, tmp_path: Path) -> None:
+    job_id, shell = start_waiting_job(client, tmp_path)
+    killed: set[int] = set()
+    for _ in range(3):
+        wait_until(lambda: bool(set(titled("ray::JobSupervisor")) - killed), "a supervisor", 30)
+        for pid in set(titled("ray::JobSupervisor")) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    assert Path(f"/proc/{shell}").exists()
+    assert client.stop_job(job_id) is True
+    assert client.wait_until_finish(job_id, timeout=60).status is JobStatus.STOPPED
+    assert not Path(f"/proc/{shell}").exists()
+
+
+def test_manager_at_the_moment_of_an_end(client: JobSubmissionClient, tmp_path: Path) -> None:
+    job_id, _ = start_waiting_job(client, tmp_path)
+    [manager] = titled("ray::JobManager")
+    (tmp_path / "go").touch()
+    client.wait_until_finish(job_id, timeout=30)
+    os.kill(manager, signal.SIGKILL)
+    wait_until(lambda: not titled("ray::JobSupervisor"), "no supervisor is left behind", 30)
+    assert client.get_job_status(job_id) is JobStatus.FAILED
+
+
+def test_manager_leads_on_though_nobody_asks(client: JobSubmissionClient, tmp_path: Path) -> None:
+    job_id, _ = start_waiting_job(client, tmp_path)
+    for pid in titled("ray::JobSupervisor") + titled("ray::JobManager"):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: bool(titled("ray::JobSupervisor")), "the job is adopted", 30)
+    (tmp_path / "go").touch()
+    assert client.wait_until_finish(job_id, timeout=30).driver_exit_code == 5

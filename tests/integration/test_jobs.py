@@ -158,6 +158,14 @@ def test_id_of_a_deleted_job_is_free_and_its_log_kept(
     assert any("first" in text for text in kept)
 
 
+def test_id_is_free_the_moment_its_job_is_deleted(client: JobSubmissionClient) -> None:
+    for round_ in range(4):
+        _, info, log = finish(client, entrypoint=f"echo {round_}", submission_id="in a loop")
+        assert info.status is JobStatus.SUCCEEDED, info.message
+        assert log.endswith(f"{round_}\n")
+        client.delete_job("in a loop")
+
+
 def test_driver_ids_work_like_submission_ids(client: JobSubmissionClient) -> None:
     code = (
         DRIVER

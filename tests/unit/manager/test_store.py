@@ -16,13 +16,25 @@ from ray_jobs.store import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE, KvStore, Superse
 class MemoryKv:
     def __init__(self) -> None:
         self.data: dict[tuple[bytes | None, str], bytes] = {}
+        self.lost_answers = 0
 
     async def put(self, namespace: bytes, key: str, value: bytes, overwrite: bool = True) -> bool:
         await asyncio.sleep(0)
+        answer_is_lost = self.lost_answers > 0
+        self.lost_answers -= answer_is_lost
+        is_new = self._put(namespace, key, value, overwrite)
+        if answer_is_lost:
+            raise ConnectionError("the answer was lost")
+        return is_new
+
+    def _put(self, namespace: bytes, key: str, value: bytes, overwrite: bool) -> bool:
         is_new = (namespace, key) not in self.data
         if is_new or overwrite:
             self.data[namespace, key] = value
         return is_new
+
+    async def get(self, namespace: bytes, key: str) -> bytes | None:
+        return self.data.get((namespace, key))
 
     async def get_many(self, namespace: bytes, keys: list[str]) -> dict[str, bytes]:
         return {key: self.data[namespace, key] for key in keys if (namespace, key) in self.data}
@@ -86,7 +98,8 @@ async def test_mirror_has_only_what_the_installed_ray_knows(kv: MemoryKv) -> Non
 
 async def test_id_is_claimed_once_among_many(kv: MemoryKv) -> None:
     store = await claimed(kv)
-    claims = await asyncio.gather(*(store.create(RECORD) for _ in range(10)))
+    records = [msgspec.structs.replace(RECORD, attempt=str(number)) for number in range(10)]
+    claims = await asyncio.gather(*(store.create(record) for record in records))
     assert sorted(claims) == [False] * 9 + [True]
 
 
@@ -98,6 +111,17 @@ async def test_id_of_a_job_of_rays_own_server_is_taken(kv: MemoryKv) -> None:
     [foreign] = await store.load()
     assert (foreign.foreign, foreign.status) == (True, JobStatus.RUNNING)
     assert kv.mirror("a")["entrypoint"] == "sleep 1"
+
+
+async def test_claim_whose_answer_was_lost_is_ours(kv: MemoryKv) -> None:
+    store = await claimed(kv)
+    kv.lost_answers = 1
+    with pytest.raises(ConnectionError):
+        await store.create(RECORD)
+    assert await store.create(RECORD) is True
+    other = msgspec.structs.replace(RECORD, attempt="of somebody else")
+    assert await store.create(other) is False
+    assert await store.load() == [RECORD]
 
 
 async def test_deletion_leaves_nothing(kv: MemoryKv) -> None:

@@ -115,6 +115,13 @@ def test_conclusions(
     assert changed.end_time == 500
 
 
+def test_who_asked_for_the_end_of_a_lost_job_has_it() -> None:
+    asked = record(JobStatus.RUNNING, stop_requested=True)
+    changed = transitions.concluded(asked, {"state": "lost", "error": "gone"}, 500)
+    assert changed is not None
+    assert changed.status is JobStatus.STOPPED
+
+
 def test_end_is_never_before_start() -> None:
     changed = transitions.finished(record(JobStatus.RUNNING), status=JobStatus.FAILED, now_ms=1)
     assert changed is not None
