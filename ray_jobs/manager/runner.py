@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import time
+import uuid
 from collections.abc import Coroutine
 from typing import Any
 
@@ -42,6 +43,10 @@ FAREWELL_S = 10.0
 
 class JobLost(Exception):
     """The job can't be reached any more."""
+
+
+class NeverStarted(Exception):
+    """The job's supervisor was lost before the entrypoint was started, and it never will be."""
 
 
 class SupervisorNotCreated(Exception):
@@ -191,6 +196,20 @@ class Runner:
         lead.creation = None
 
     async def _lead_to_end(self, lead: Lead) -> None:
+        for _ in range(MAX_PLACEMENTS):
+            try:
+                await self._lead_attempt(lead)
+                return
+            except NeverStarted:
+                begin_anew = functools.partial(transitions.not_started, attempt=uuid.uuid4().hex)
+                begun_anew = await self._journal.update(lead.submission_id, begin_anew)
+                if begun_anew is None:
+                    raise JobLost("its supervisor was lost before it was started.") from None
+                lead.handle = None
+                lead.recovering = False
+        raise JobLost(f"its supervisor was lost {MAX_PLACEMENTS} times before it was started.")
+
+    async def _lead_attempt(self, lead: Lead) -> None:
         record = self._record(lead.submission_id)
         if record.status is JobStatus.PENDING:
             started = await self._place(lead, record)
@@ -265,7 +284,7 @@ class Runner:
         try:
             status = await patiently(lambda: lead.handle.start.remote(self._journal.epoch, order))
             if status["state"] == "unknown":  # by an adopter, which may not start it
-                raise JobLost("its supervisor was lost before the entrypoint was started.")
+                raise NeverStarted
         except ActorDiedError:
             # It may have died before or after it started the job: adoption finds out.
             await self._adopt(lead, record)
@@ -297,7 +316,7 @@ class Runner:
                     raise
                 continue
             if status["state"] == "unknown":
-                raise JobLost("its supervisor was lost before the entrypoint was started.")
+                raise NeverStarted
             return
 
     async def _await_end(self, lead: Lead, record: JobRecord) -> dict[str, Any]:

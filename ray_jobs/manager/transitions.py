@@ -3,6 +3,9 @@
     PENDING ──▶ RUNNING ──▶ SUCCEEDED | FAILED | STOPPED
        └──────────────────▶ FAILED | STOPPED
 
+A RUNNING job goes back to PENDING in one case: its supervisor was killed in the moment between the
+record and the start, and its node has made sure that the entrypoint will not be started.
+
 None means that the transition doesn't apply: a terminal state is final, and a job that was stopped
 while it started doesn't start.
 """
@@ -35,6 +38,19 @@ def running(
         driver_agent_http_address=agent_address,
         on_head=on_head,
         log_base_bytes=log_base_bytes,
+    )
+
+
+def not_started(record: JobRecord, attempt: str) -> JobRecord | None:
+    """The job's node knows for sure that its attempt was never started: another one may be."""
+    if record.status is not JobStatus.RUNNING or record.stop_requested:
+        return None
+    return msgspec.structs.replace(
+        record,
+        status=JobStatus.PENDING,
+        attempt=attempt,
+        driver_node_id=None,
+        driver_agent_http_address=None,
     )
 
 

@@ -115,6 +115,20 @@ def test_conclusions(
     assert changed.end_time == 500
 
 
+def test_attempt_that_was_never_started_is_followed_by_another() -> None:
+    running = record(JobStatus.RUNNING, attempt="first", driver_node_id="n")
+    again = transitions.not_started(running, "second")
+    assert again is not None
+    assert (again.status, again.attempt, again.driver_node_id) == (
+        JobStatus.PENDING,
+        "second",
+        None,
+    )
+    stopping = record(JobStatus.RUNNING, attempt="first", stop_requested=True)
+    assert transitions.not_started(stopping, "second") is None
+    assert transitions.not_started(record(JobStatus.SUCCEEDED), "second") is None
+
+
 def test_who_asked_for_the_end_of_a_lost_job_has_it() -> None:
     asked = record(JobStatus.RUNNING, stop_requested=True)
     changed = transitions.concluded(asked, {"state": "lost", "error": "gone"}, 500)
