@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import os
+from tests.clusters.conftest import no_settings_of_the_developer
 
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("RAY_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+__all__ = ["no_settings_of_the_developer"]

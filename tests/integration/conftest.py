@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,9 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from tests.cluster import BIN, Cluster, plugin, running_cluster
+from tests.clusters.conftest import no_settings_of_the_developer
+
+__all__ = ["no_settings_of_the_developer"]
 
 COMMAND_TIMEOUT_S = 120.0
 
@@ -56,11 +58,3 @@ def run_command(cluster: Cluster) -> RunCommand:
         )
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("RAY_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
