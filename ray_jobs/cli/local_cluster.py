@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO
@@ -35,6 +36,8 @@ READY_WORDS = "ray-jobs gateway listening on "
 PROBE_TIMEOUT_S = 2.0
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+#: Below the ephemeral ports of Linux (from 32768) and macOS (from 49152), and above most services'.
+PORTS = range(20_000, 32_000)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -83,12 +86,19 @@ def gateway_command(gcs_address: str) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return different TCP ports that are free on loopback at this moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Return different TCP ports on loopback that are free, and stay so for a while.
+
+    Not from the kernel's own choice: Ray's processes take ephemeral ports by the dozen while they
+    start, and would take one that was free a moment ago.
+    """
+    found: list[int] = []
+    candidates = random.sample(PORTS, len(PORTS))
+    while len(found) < count:
+        with closing(socket.socket()) as probe, suppress(OSError):
+            port = candidates.pop()
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 class Child:
