@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -12,6 +11,7 @@ import aiohttp.web
 from aiohttp import WSCloseCode, WSMsgType
 
 from ray_jobs.inotify import GrowthWatch
+from ray_jobs.keepalive import notice_dead_peer
 
 from .face import Face
 from .jobs import SubmissionJob
@@ -47,7 +47,7 @@ async def serve_tail(
         compress=False, timeout=CLOSE_PATIENCE_S, max_msg_size=MAX_MESSAGE_BYTES
     )
     await websocket.prepare(request)
-    _notice_dead_peer(request)
+    notice_dead_peer(request.get_extra_info("socket"))
     stopped = asyncio.Event()
     pump = asyncio.ensure_future(_pump(face, websocket, job, offset, frames, stopped))
     gone = asyncio.ensure_future(_until_gone(websocket))
@@ -124,16 +124,3 @@ async def _until_gone(websocket: aiohttp.web.WebSocketResponse) -> None:
     """Return once the client has closed the connection, or is gone. What it says is ignored."""
     while (await websocket.receive()).type not in _CLOSED:
         continue
-
-
-def _notice_dead_peer(request: aiohttp.web.Request) -> None:
-    """Have the kernel notice a peer that vanished while there is nothing to send."""
-    sock = request.get_extra_info("socket")
-    if sock is None:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # macOS names the first of them otherwise.
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import socket
 import time
 from collections.abc import AsyncGenerator
 
@@ -15,6 +14,7 @@ from ray_jobs import errors
 from ray_jobs.client.connection_errors import mapped
 from ray_jobs.client.retry import PASSING, Outage, RetryPolicy
 from ray_jobs.client.transport import Transport, WebSocket, quoted
+from ray_jobs.keepalive import notice_dead_peer
 from ray_jobs.models import API_PREFIX
 
 #: A connection that lasted so long counts as a success, though it brought nothing.
@@ -119,12 +119,4 @@ def _keep_alive(connection: WebSocket) -> None:
 
     No pings of the protocol, since Ray's own server never reads them.
     """
-    sock = connection.get_extra_info("socket")
-    if sock is None:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # macOS names the first of them otherwise.
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    notice_dead_peer(connection.get_extra_info("socket"))

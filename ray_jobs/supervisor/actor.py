@@ -61,7 +61,7 @@ class Attempt:
 
 
 class JobSupervisor:
-    """Runs attempts on this node. Every call from the manager carries its epoch."""
+    """Runs attempts on this node. Every order of the manager carries its epoch."""
 
     def __init__(self, zygote_source: str, adopts_only: bool = False) -> None:
         #: Made to take over a running job: it isn't in the environment to start one.
@@ -95,8 +95,9 @@ class JobSupervisor:
             reader, writer = await connect_to_zygote(self._zygote_source)
             writer.write(json.dumps(self._spawn_order(attempt, order)).encode() + b"\n")
             line = await reader.readline()
-            if line and json.loads(line)["state"] != "exists":
-                self._follow(attempt, json.loads(line), reader, writer)
+            status = json.loads(line) if line else {"state": "exists"}
+            if status["state"] != "exists":
+                self._follow(attempt, status, reader, writer)
                 return attempt.status
             writer.close()
             return await self._attach(attempt)
