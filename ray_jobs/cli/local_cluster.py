@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -36,6 +37,8 @@ READY_WORDS = "ray-jobs gateway listening on "
 PROBE_TIMEOUT_S = 2.0
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+#: A process in uninterruptible sleep doesn't die; it isn't waited for any longer.
+KILL_TIMEOUT_S = 10.0
 #: Below the ephemeral ports of Linux (from 32768) and macOS (from 49152), and above most services'.
 PORTS = range(20_000, 32_000)
 _PR_SET_PDEATHSIG = 1
@@ -190,23 +193,46 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def kill_session(session: int) -> None:
-    """Kill every process of a session that is not ours (Linux; elsewhere its leader's group)."""
+    """Kill every process of a session that is not ours, and wait until they have ended.
+
+    Elsewhere than on Linux, only its leader's group is killed, and not waited for.
+    """
     if not Path("/proc/self/stat").exists():
         with suppress(ProcessLookupError):
             os.killpg(session, signal.SIGKILL)
         return
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    # Until a look finds none: what was found may have forked before it was killed.
+    while (living := _living_members(session)) and time.monotonic() < deadline:
+        for pid in living:
+            _kill_and_wait(pid, deadline)
+
+
+def _living_members(session: int) -> list[int]:
+    found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _session_of(entry) == session:
-            with suppress(ProcessLookupError):
-                os.kill(int(entry.name), signal.SIGKILL)
+        if not entry.name.isdigit():
+            continue
+        try:
+            # The name, in parentheses, may hold anything; state and session come after it.
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if fields[0] != "Z" and int(fields[3]) == session:
+            found.append(int(entry.name))
+    return found
 
 
-def _session_of(process: Path) -> int | None:
-    try:
-        # The name, in parentheses, may hold anything; the session is the fourth field after it.
-        return int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[3])
-    except (OSError, IndexError):
-        return None
+def _kill_and_wait(pid: int, deadline: float) -> None:
+    with suppress(ProcessLookupError):
+        # Before the kill: afterwards the pid may be another process's.
+        fd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            # Readable once it has ended.
+            select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        finally:
+            os.close(fd)
 
 
 class LocalCluster:
