@@ -56,14 +56,3 @@ def test_threads_of_the_node(client: JobSubmissionClient) -> None:
     for job_id, threads in ((plain, "3"), (own, "5")):
         assert client.wait_until_finish(job_id, timeout=60).status is JobStatus.SUCCEEDED
         assert client.get_job_logs(job_id).endswith(f"\n{threads}\n")
-
-
-def test_label_selector_places_the_job(client: JobSubmissionClient, cluster: Cluster) -> None:
-    head = client.submit_job(entrypoint="true")
-    client.wait_until_finish(head, timeout=60)
-    cluster.add_node(cpus=1)
-    label = {"ray.io/node-id": f"!in({client.get_job_info(head).driver_node_id})"}
-    job_id = client.submit_job(entrypoint="true", entrypoint_label_selector=label)
-    info = client.wait_until_finish(job_id, timeout=60)
-    assert info.status is JobStatus.SUCCEEDED, info.message
-    assert info.driver_node_id != client.get_job_info(head).driver_node_id

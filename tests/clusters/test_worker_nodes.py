@@ -74,6 +74,15 @@ def test_job_that_reserves_nothing_runs_on_the_head(client: JobSubmissionClient)
     assert client.wait_until_finish(job_id, timeout=60).driver_node_id == head_of(client)
 
 
+def test_label_selector_places_the_job(client: JobSubmissionClient) -> None:
+    head = head_of(client)
+    label = {"ray.io/node-id": f"!in({head})"}
+    job_id = client.submit_job(entrypoint="true", entrypoint_label_selector=label)
+    info = client.wait_until_finish(job_id, timeout=60)
+    assert info.status is JobStatus.SUCCEEDED, info.message
+    assert info.driver_node_id != head
+
+
 def test_ray_reads_the_log_too(client: JobSubmissionClient, cluster: Any) -> None:
     import requests
 
