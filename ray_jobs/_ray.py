@@ -17,6 +17,8 @@ from typing import Any
 import ray
 from ray.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
+from ray_jobs.manager.environments import AgentUnreachable, EnvironmentFailed
+
 #: Drivers in namespaces with this prefix are not shown as jobs and don't count as activity.
 INTERNAL_NAMESPACE_PREFIX = "_ray_internal_"
 #: Where the manager lives, and the drivers of plugin and gateway.
@@ -217,36 +219,14 @@ def is_head_node() -> bool:
     return False
 
 
-class EnvNotBuilt(Exception):
-    """Ray's agent could not build a runtime environment."""
-
-
-class AgentUnreachable(Exception):
-    """Ray's agent for runtime environments doesn't answer as expected."""
-
-
 class RuntimeEnvAgent:
-    """Ray's agent on this node that builds runtime environments. Public API is missing.
-
-    It counts who uses an environment; one that nobody uses may be deleted. For Ray's raylet each
-    worker is a user, for us each job.
-    """
+    """`environments.Agent`: Ray's agent on this node. Public API is missing."""
 
     def __init__(self) -> None:
         self._url = ""
         self._session: Any = None
 
     async def build(self, runtime_env: dict[str, Any], log_files: list[str]) -> dict[str, Any]:
-        """Build an environment, or take it from the agent's cache.
-
-        Args:
-            log_files: Where the builders' words are logged to, beside Ray's own file.
-
-        Returns:
-            `env_vars`, and `command_prefix`: words for bash.
-
-        Raises `EnvNotBuilt`, and `AgentUnreachable`.
-        """
         from ray.core.generated import runtime_env_agent_pb2 as messages
 
         env = RuntimeEnv(**runtime_env)
@@ -262,12 +242,12 @@ class RuntimeEnvAgent:
         reply = messages.GetOrCreateRuntimeEnvReply()
         await self._post("/get_or_create_runtime_env", request, reply)
         if reply.status != messages.AGENT_RPC_STATUS_OK:
-            raise EnvNotBuilt(reply.error_message)
+            # In the words of Ray's own exception for it.
+            raise EnvironmentFailed(f"Failed to set up runtime environment.\n{reply.error_message}")
         context: dict[str, Any] = json.loads(reply.serialized_runtime_env_context)
         return context
 
     async def release(self, runtime_env: dict[str, Any]) -> None:
-        """Count one user of an environment less. Raises `AgentUnreachable`."""
         from ray.core.generated import runtime_env_agent_pb2 as messages
 
         request = messages.DeleteRuntimeEnvIfPossibleRequest(

@@ -135,7 +135,9 @@ class JobManager:
                 journal=self._journal,
                 supervisors=supervisors,
                 pool=pool,
-                environments=Environments(_ray.RuntimeEnvAgent()),
+                environments=Environments(
+                    _ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log()
+                ),
                 pins=Pins(lambda uri: asyncio.to_thread(kv.pin_package, uri, PIN_S), PIN_S),
                 logs=logs,
                 node_id=ray.get_runtime_context().get_node_id(),

@@ -12,9 +12,8 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
-from ray_jobs import _ray
 from ray_jobs.records import JobRecord
 
 logger = logging.getLogger(__name__)
@@ -41,6 +40,33 @@ class EnvironmentFailed(Exception):
     """The environment can't be built. The message holds the installer's own words."""
 
 
+class AgentUnreachable(Exception):
+    """Ray's agent for runtime environments doesn't answer as expected."""
+
+
+class Agent(Protocol):
+    """Ray's agent on this node that builds runtime environments.
+
+    It counts who uses an environment; one that nobody uses may be deleted. For Ray's raylet each
+    worker is a user, for us each job. Both calls raise `AgentUnreachable`.
+    """
+
+    async def build(self, runtime_env: dict[str, Any], log_files: list[str]) -> dict[str, Any]:
+        """Build an environment, or take it from the agent's cache, and count a user more.
+
+        Args:
+            log_files: Where the builders' words are logged to, beside Ray's own file.
+
+        Returns:
+            `env_vars`, and `command_prefix`: words for bash.
+
+        Raises `EnvironmentFailed`.
+        """
+
+    async def release(self, runtime_env: dict[str, Any]) -> None:
+        """Count one user of an environment less."""
+
+
 class NeedsOwnSupervisor(Exception):
     """Only Ray itself can build this environment, with a worker in it."""
 
@@ -48,12 +74,14 @@ class NeedsOwnSupervisor(Exception):
 class Environments:
     """Builds environments, and lets them go."""
 
-    def __init__(self, agent: _ray.RuntimeEnvAgent) -> None:
+    def __init__(self, agent: Agent, *, streams_log: bool) -> None:
+        """`streams_log`: what is said while an environment is built goes into the job's log."""
         self._agent = agent
+        self._streams_log = streams_log
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def build(self, record: JobRecord, log_path: str) -> Built:
-        """Return a job's environment, built. What is said meanwhile is logged where Ray says so.
+        """Return a job's environment, built.
 
         Raises `EnvironmentFailed`, and `NeedsOwnSupervisor`. One that is interrupted is let go.
         """
@@ -63,7 +91,7 @@ class Environments:
             return Built(dict(runtime_env.get("env_vars") or {}), [])
         if not fields <= _VARIABLE_FIELDS | _AGENT_FIELDS:
             raise NeedsOwnSupervisor
-        log_files = [log_path] if _ray.stream_env_setup_log() else []
+        log_files = [log_path] if self._streams_log else []
         building = asyncio.ensure_future(self._agent.build(runtime_env, log_files))
         try:
             context = await asyncio.shield(building)
@@ -71,10 +99,7 @@ class Environments:
             building.add_done_callback(functools.partial(self._let_go, runtime_env))
             self._keep(building)
             raise
-        except _ray.EnvNotBuilt as error:
-            # In the words of Ray's own exception for it.
-            raise EnvironmentFailed(f"Failed to set up runtime environment.\n{error}") from None
-        except _ray.AgentUnreachable as error:
+        except AgentUnreachable as error:
             logger.warning("Ray's runtime_env agent doesn't serve: %s", error)
             raise NeedsOwnSupervisor from None
         return Built(context["env_vars"], context["command_prefix"], is_held=True)
@@ -83,7 +108,7 @@ class Environments:
         """Tell the agent that a job doesn't need its environment any more."""
         try:
             await self._agent.release(runtime_env)
-        except _ray.AgentUnreachable as error:
+        except AgentUnreachable as error:
             logger.warning("An environment stays held: %s", error)
 
     def _let_go(self, runtime_env: dict[str, Any], building: asyncio.Future[Any]) -> None:
