@@ -138,7 +138,7 @@ def make_face() -> Face:
             ray_version=ray.__version__,
             ray_commit=ray.__commit__,
         ),
-        manager=RayManager(connect=lambda: None),
+        manager=RayManager(connect=lambda: None, beside_ray=True),
         store=RayStore(kv),
         drivers=RayDrivers(None, gcs_address),
         packages=RayPackages(kv),

@@ -62,7 +62,9 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
                 ray_version=ray.__version__,
                 ray_commit=ray.__commit__,
             ),
-            manager=RayManager(connect=lambda: _ray.connect_in_thread(self.gcs_address)),
+            manager=RayManager(
+                connect=lambda: _ray.connect_in_thread(self.gcs_address), beside_ray=False
+            ),
             store=RayStore(kv),
             drivers=RayDrivers(gcs_client, self.gcs_address),
             packages=RayPackages(kv),

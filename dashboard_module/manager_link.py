@@ -13,7 +13,9 @@ from ray.exceptions import RayActorError, RayError
 from ray_jobs import _ray
 from ray_jobs.errors import ServerNotReady
 from ray_jobs.manager.actor import ACTOR_NAME, MAX_CONCURRENCY, JobManager
+from ray_jobs.manager.channel import CallFailed, Channel
 from ray_jobs.manager.supervisors import HEAD_RESOURCE, HEAD_RESOURCE_SHARE
+from ray_jobs.supervisor.node import work_dir
 
 from .ray_ports import cluster_trouble
 
@@ -25,10 +27,17 @@ RETRY_AFTER_S = 1
 
 
 class RayManager:
-    """`ManagerPort` by way of Ray. `connect` (blocking) connects this process to the cluster."""
+    """`ManagerPort` by way of Ray.
 
-    def __init__(self, connect: Callable[[], None]) -> None:
+    Args:
+        connect: Connects this process to the cluster. Blocking.
+        beside_ray: Ray's own job server is in use too: its jobs are to be followed.
+    """
+
+    def __init__(self, connect: Callable[[], None], *, beside_ray: bool) -> None:
         self._connect = connect
+        self._beside_ray = beside_ray
+        self._channel: Channel | None = None
         self._handle: Any = None
         self._connected = False
         self._lock = asyncio.Lock()
@@ -64,19 +73,31 @@ class RayManager:
         return await self._call("delete", submission_id)
 
     async def changes(self, epoch: int, since: int, timeout_s: float) -> bytes:
-        return await self._call("changes", epoch, since, timeout_s)
+        return await self._call("changes", epoch, since, timeout_s, self._beside_ray)
 
     async def _call(self, method: str, *args: Any) -> bytes:
-        """Call the manager. While it restarts Ray repeats the call; each is idempotent."""
+        """Call the manager: through its channel, or as an actor while there is none.
+
+        Ray repeats an actor call while the manager restarts. Each call is idempotent.
+        """
         await self.attach(create=True)
-        call = getattr(self._handle, method).options(max_task_retries=-1)
         try:
-            answer: bytes = await asyncio.wait_for(call.remote(*args), CALL_TIMEOUT_S)
+            return await asyncio.wait_for(self._call_somehow(method, *args), CALL_TIMEOUT_S)
         except RayActorError as error:
             self._handle = None  # dead for good: the next call finds or starts another
             raise not_ready(error) from None
-        except (RayError, asyncio.TimeoutError) as error:
+        except (RayError, CallFailed, asyncio.TimeoutError) as error:
             raise not_ready(error) from None
+
+    async def _call_somehow(self, method: str, *args: Any) -> bytes:
+        try:
+            if self._channel is None or not self._channel.is_open:
+                self._channel = await Channel.connect(work_dir())
+            return await self._channel.call(method, *args)
+        except OSError as error:
+            logger.info("The manager is called as an actor: %s", error)
+        call = getattr(self._handle, method).options(max_task_retries=-1)
+        answer: bytes = await call.remote(*args)
         return answer
 
 

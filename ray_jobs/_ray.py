@@ -155,14 +155,23 @@ def mirror_fields() -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(JobInfo))
 
 
-async def agent_http_address(kv: Kv, node_id: str) -> str | None:
-    """Return the URL of a node's dashboard agent. Public API is missing."""
-    value = await kv.get(_DASHBOARD_NAMESPACE, _AGENT_ADDRESS_KEY_PREFIX + node_id)
-    if value is None:
-        return None
-    ip, http_port, _ = json.loads(value)
-    host = f"[{ip}]" if ":" in ip else ip
-    return f"http://{host}:{http_port}"
+class AgentAddresses:
+    """The URLs of the nodes' dashboard agents. Public API is missing."""
+
+    def __init__(self, kv: Kv) -> None:
+        self._kv = kv
+        self._known: dict[str, str] = {}
+
+    async def of(self, node_id: str) -> str | None:
+        """Return the URL of a node's agent, or None. It stays the same as long as the node is."""
+        if node_id not in self._known:
+            value = await self._kv.get(_DASHBOARD_NAMESPACE, _AGENT_ADDRESS_KEY_PREFIX + node_id)
+            if value is None:
+                return None
+            ip, http_port, _ = json.loads(value)
+            host = f"[{ip}]" if ":" in ip else ip
+            self._known[node_id] = f"http://{host}:{http_port}"
+        return self._known[node_id]
 
 
 async def dashboard_url(kv: Kv) -> str | None:

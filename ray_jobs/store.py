@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-from ray_jobs.records import JobRecord, decode_record, encode_record, from_mirror, mirror_json
+from ray_jobs.kv import KeyValueStore, put_if_absent
+from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE, Mirror, mirror_key
+from ray_jobs.records import JobRecord, decode_record, encode_record, from_mirror
 
 logger = logging.getLogger(__name__)
 
 KV_NAMESPACE = b"ray_jobs"
 RECORD_PREFIX = "job:"
-#: Where Ray keeps its own records of submitted jobs, literally.
-MIRROR_NAMESPACE = b"job"
-MIRROR_KEY_PREFIX = "_ray_internal_job_info_"
 EPOCH_PREFIX = "epoch:"
 #: Of the epochs before the current one, this many are kept in the KV, against a slow predecessor.
 KEPT_EPOCHS = 4
+#: A manager looks so often, when it writes, whether it has been superseded; a new one begins to
+#: read so long after its claim that no other will write any more.
+FENCE_S = 0.1
+SETTLING_S = 0.3
+#: Records that are decoded in one step of the event loop: under 5 ms.
+LOAD_SLICE = 1_000
 
 
 class Superseded(RuntimeError):
@@ -42,40 +48,22 @@ class JobStore(Protocol):
     async def write(self, records: Sequence[JobRecord], deleted: Sequence[str]) -> None:
         """Write records of distinct jobs, and remove others. Raises `Superseded`."""
 
-
-class KeyValueStore(Protocol):
-    """The cluster's internal KV, as `_ray.Kv` offers it."""
-
-    async def put(self, namespace: bytes, key: str, value: bytes, overwrite: bool = True) -> bool:
-        """Write. Returns whether the key is new."""
-
-    async def get(self, namespace: bytes, key: str) -> bytes | None:
-        """Return a value, or None."""
-
-    async def get_many(self, namespace: bytes, keys: list[str]) -> dict[str, bytes]:
-        """Return the values of those keys that exist."""
-
-    async def keys(self, namespace: bytes, prefix: str) -> list[str]:
-        """Return the keys that begin with a prefix."""
-
-    async def delete(self, namespace: bytes, key: str) -> None:
-        """Remove a key. No-op if there is none."""
-
-    async def exists(self, namespace: bytes | None, key: str) -> bool:
-        """Return whether there is a key."""
+    async def check_epoch(self) -> None:
+        """Raise `Superseded` if another manager has claimed a later epoch."""
 
 
 class KvStore:
     """`JobStore` in the cluster's internal KV: jobs live and die with the cluster.
 
-    A second copy of each record, in the form of Ray's own, is what Ray's tools read.
+    A second copy of each record, in the form of Ray's own, is what Ray's tools read: the `mirror`.
     `mirror_fields` are those that the installed Ray knows.
     """
 
     def __init__(self, kv: KeyValueStore, mirror_fields: frozenset[str]) -> None:
         self._kv = kv
         self._epoch = 0
-        self._mirror_fields = mirror_fields
+        self._checked_at = -FENCE_S
+        self.mirror = Mirror(kv, mirror_fields)
 
     async def claim_epoch(self) -> int:
         while True:
@@ -91,88 +79,84 @@ class KvStore:
         for old in taken:
             if old <= epoch - KEPT_EPOCHS:
                 await self._kv.delete(KV_NAMESPACE, f"{EPOCH_PREFIX}{old}")
+        if taken:
+            await asyncio.sleep(SETTLING_S)
         return epoch
 
     async def load(self) -> list[JobRecord]:
-        own, mirrored = await asyncio.gather(
-            self._load_all(KV_NAMESPACE, RECORD_PREFIX),
-            self._load_all(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX),
+        keys, mirror_keys = await asyncio.gather(
+            self._kv.keys(KV_NAMESPACE, RECORD_PREFIX),
+            self._kv.keys(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX),
         )
+        mirrored = {key.removeprefix(MIRROR_KEY_PREFIX) for key in mirror_keys}
+        values = await self._kv.get_many(KV_NAMESPACE, keys)
         records = []
-        for submission_id, data in own.items():
+        for position, (key, data) in enumerate(values.items(), 1):
+            submission_id = key.removeprefix(RECORD_PREFIX)
             try:
-                records.append(decode_record(data))
+                record = decode_record(data)
             except msgspec.DecodeError:
                 logger.exception("The record of job %s can't be read; skipped.", submission_id)
-        for submission_id in mirrored.keys() - own.keys():
-            try:
-                records.append(from_mirror(submission_id, mirrored[submission_id]))
-            except (msgspec.DecodeError, ValueError):
-                logger.exception("Ray's record of job %s can't be read; skipped.", submission_id)
-        return records
+                continue
+            # Without a mirror an ended job was deleted, by Ray's own server or half by ours.
+            if submission_id in mirrored or not record.status.is_terminal():
+                records.append(record)
+            if position % LOAD_SLICE == 0:
+                await asyncio.sleep(0)
+        own = {key.removeprefix(RECORD_PREFIX) for key in values}
+        return records + await self.load_mirror(list(mirrored - own))
 
     async def load_mirror(self, submission_ids: Sequence[str]) -> list[JobRecord]:
         """Return jobs of Ray's own server as they are now."""
-        keys = [MIRROR_KEY_PREFIX + submission_id for submission_id in submission_ids]
+        keys = [mirror_key(each) for each in submission_ids]
         values = await self._kv.get_many(MIRROR_NAMESPACE, keys)
-        return [
-            from_mirror(key.removeprefix(MIRROR_KEY_PREFIX), value) for key, value in values.items()
-        ]
+        records = []
+        for key, value in values.items():
+            submission_id = key.removeprefix(MIRROR_KEY_PREFIX)
+            try:
+                records.append(from_mirror(submission_id, value))
+            except (msgspec.DecodeError, msgspec.ValidationError, ValueError):
+                logger.exception("Ray's record of job %s can't be read; skipped.", submission_id)
+        return records
 
-    async def repair_mirror(self, records: Sequence[JobRecord]) -> None:
-        """Make Ray's copy of our records what it should be."""
-        mirrored = await self._load_all(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX)
-        for record in records:
-            wanted = mirror_json(record, self._mirror_fields)
-            if not record.foreign and mirrored.get(record.submission_id) != wanted:
-                await self._put_mirror(record, wanted)
+    async def mirrored_ids(self) -> set[str]:
+        """Return the jobs of which Ray's own server knows, its own and ours."""
+        keys = await self._kv.keys(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX)
+        return {key.removeprefix(MIRROR_KEY_PREFIX) for key in keys}
 
     async def create(self, record: JobRecord) -> bool:
-        await self._check_epoch()
-        key = RECORD_PREFIX + record.submission_id
-        if not await self._put_if_absent(KV_NAMESPACE, key, encode_record(record)):
-            return False
-        mirrored = await self._put_if_absent(
-            MIRROR_NAMESPACE,
-            MIRROR_KEY_PREFIX + record.submission_id,
-            mirror_json(record, self._mirror_fields),
+        await self.check_epoch()
+        key, mirrored_key = RECORD_PREFIX + record.submission_id, mirror_key(record.submission_id)
+        is_ours, is_mirrored = await asyncio.gather(
+            put_if_absent(self._kv, KV_NAMESPACE, key, encode_record(record)),
+            put_if_absent(self._kv, MIRROR_NAMESPACE, mirrored_key, self.mirror.encoded(record)),
         )
-        if not mirrored:  # Ray's own server has a job of this id
+        if is_ours and not is_mirrored:  # Ray's own server has a job of this id
             await self._kv.delete(KV_NAMESPACE, key)
-        return mirrored
-
-    async def _put_if_absent(self, namespace: bytes, key: str, value: bytes) -> bool:
-        """Claim a key. Returns whether it is ours; a claim whose answer was lost counts too."""
-        if await self._kv.put(namespace, key, value, overwrite=False):
-            return True
-        return await self._kv.get(namespace, key) == value
+        if is_mirrored and not is_ours:  # a record that somebody else's mirror is missing for
+            await self._kv.delete(MIRROR_NAMESPACE, mirrored_key)
+        return is_ours and is_mirrored
 
     async def write(self, records: Sequence[JobRecord], deleted: Sequence[str]) -> None:
-        await self._check_epoch()
+        await self.check_epoch()
+        # In this order: a mirror without its record would pass for a job of Ray's own server.
+        await self.mirror.remove(deleted)
         await asyncio.gather(
-            *(self._put(record) for record in records),
-            *(self._delete(submission_id) for submission_id in deleted),
+            *(
+                self._kv.put(
+                    KV_NAMESPACE, RECORD_PREFIX + record.submission_id, encode_record(record)
+                )
+                for record in records
+            ),
+            *(self._kv.delete(KV_NAMESPACE, RECORD_PREFIX + each) for each in deleted),
         )
+        self.mirror.follow(records)
 
-    async def _check_epoch(self) -> None:
+    async def check_epoch(self) -> None:
+        """Raise `Superseded` if a later epoch has been claimed."""
+        now = time.monotonic()
+        if now - self._checked_at < FENCE_S:
+            return
         if await self._kv.exists(KV_NAMESPACE, f"{EPOCH_PREFIX}{self._epoch + 1}"):
             raise Superseded(f"Epoch {self._epoch} has been superseded.")
-
-    async def _put(self, record: JobRecord) -> None:
-        await asyncio.gather(
-            self._kv.put(KV_NAMESPACE, RECORD_PREFIX + record.submission_id, encode_record(record)),
-            self._put_mirror(record, mirror_json(record, self._mirror_fields)),
-        )
-
-    async def _put_mirror(self, record: JobRecord, data: bytes) -> None:
-        await self._kv.put(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + record.submission_id, data)
-
-    async def _delete(self, submission_id: str) -> None:
-        # In this order: a mirror without its record would pass for a job of Ray's own server.
-        await self._kv.delete(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + submission_id)
-        await self._kv.delete(KV_NAMESPACE, RECORD_PREFIX + submission_id)
-
-    async def _load_all(self, namespace: bytes, prefix: str) -> dict[str, bytes]:
-        keys = await self._kv.keys(namespace, prefix)
-        values = await self._kv.get_many(namespace, keys)
-        return {key.removeprefix(prefix): value for key, value in values.items()}
+        self._checked_at = now

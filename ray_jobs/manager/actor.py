@@ -7,7 +7,6 @@ actor was restarted under them, so each is idempotent.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import uuid
@@ -16,7 +15,6 @@ from typing import Any
 
 import msgspec
 import ray
-from ray.exceptions import RayError
 
 from ray_jobs import _ray
 from ray_jobs.errors import (
@@ -27,15 +25,16 @@ from ray_jobs.errors import (
     JobNotTerminal,
     RayJobsError,
 )
-from ray_jobs.manager import transitions
+from ray_jobs.manager.channel import ChannelServer
 from ray_jobs.manager.environments import Environments, Pins
+from ray_jobs.manager.foreign import ForeignJobs
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
 from ray_jobs.manager.pool import Pool, PoolSettings
 from ray_jobs.manager.runner import Runner, Services, now_ms
 from ray_jobs.manager.seats import PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
-from ray_jobs.models import JobErrorType, JobStatus, SubmitRequest
+from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.store import KvStore
 from ray_jobs.supervisor.node import work_dir
@@ -45,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 ACTOR_NAME = "ray_jobs_manager"
 MAX_CONCURRENCY = 10_000
-#: Jobs of Ray's own server that still run are looked at so often; Ray tells nobody of changes.
-FOREIGN_REFRESH_S = 2.0
 
 #: A package of a live job is pinned for so long, and renewed in time.
 PIN_S = 600
@@ -60,6 +57,14 @@ class JobManager:
     def __init__(self) -> None:
         self._ready: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._channel = ChannelServer(
+            {
+                "submit": self.submit,
+                "stop": self.stop,
+                "delete": self.delete,
+                "changes": self.changes,
+            }
+        )
         # A restarted manager leads its jobs on though nobody calls it. The constructor isn't a
         # coroutine, so it calls itself.
         ray.get_runtime_context().current_actor.recover.remote()
@@ -78,9 +83,17 @@ class JobManager:
         """Remove a job that has ended. The answer is a `ManagerReply`."""
         return await self._reply(self._delete(submission_id))
 
-    async def changes(self, epoch: int, since: int, timeout_s: float) -> bytes:
-        """Return a `ChangeBatch` of what came after a revision, once there is something."""
+    async def changes(
+        self, epoch: int, since: int, timeout_s: float, beside_ray: bool = False
+    ) -> bytes:
+        """Return a `ChangeBatch` of what came after a revision, once there is something.
+
+        Args:
+            beside_ray: The caller serves beside Ray's own job server, whose jobs it shows too.
+        """
         await self._until_ready()
+        if beside_ray:
+            self._foreign.expect_more()
         return encode_message(await self._journal.changes(epoch, since, timeout_s))
 
     async def recover(self) -> None:
@@ -108,7 +121,6 @@ class JobManager:
         store = KvStore(kv, _ray.mirror_fields())
         epoch = await store.claim_epoch()
         records = await store.load()
-        await store.repair_mirror(records)
         dashboard_url = await _ray.dashboard_url(kv)
         supervisors = Supervisors(
             # RAY_ADDRESS is the GCS's address inside a job; job clients need the dashboard's.
@@ -125,8 +137,6 @@ class JobManager:
         members = await maker.take_over(pool, pooled, running)
         pool.fill()
         # Nothing below fails: a recovery that is tried again starts from nothing.
-        self._store = store
-        self._supervisors = supervisors
         self._logs = logs
         self._journal = Journal(store, epoch, on_superseded=leave)
         self._journal.seed(records)
@@ -141,13 +151,14 @@ class JobManager:
                 pins=Pins(lambda uri: asyncio.to_thread(kv.pin_package, uri, PIN_S), PIN_S),
                 logs=logs,
                 node_id=ray.get_runtime_context().get_node_id(),
-                agent_address=functools.partial(_ray.agent_http_address, kv),
+                agent_address=_ray.AgentAddresses(kv).of,
             )
         )
         for record in live:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
-        if any(each.foreign and not each.status.is_terminal() for each in records):
-            self._spawn(self._follow_foreign())
+        self._spawn(store.mirror.repair(records, self._journal.get))
+        self._foreign = ForeignJobs(self._journal, store, supervisors)
+        await self._channel.serve(work_dir())
         logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
 
     async def _submit(self, request_json: bytes, request_key: str) -> ManagerReply:
@@ -184,42 +195,6 @@ class JobManager:
         await self._runner.finished(submission_id)
         await self._journal.delete(submission_id)
         return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
-
-    async def _follow_foreign(self) -> None:
-        """Follow the jobs of Ray's own server that ran when we took over, to their end."""
-        orphans: set[str] = set()
-        while True:
-            foreign = [each for each in self._journal.records() if each.foreign]
-            live = {each.submission_id: each for each in foreign if not each.status.is_terminal()}
-            if not live:
-                return
-            await asyncio.sleep(FOREIGN_REFRESH_S)
-            try:
-                orphans = await self._look_at_foreign(live, orphans)
-            except (RayError, ValueError):
-                logger.exception("Can't follow the jobs of Ray's own server; trying again.")
-
-    async def _look_at_foreign(self, live: dict[str, JobRecord], orphans: set[str]) -> set[str]:
-        """Take over what Ray recorded. Returns the jobs that have no supervisor (any more).
-
-        Those that had none at the last look either are failed: nobody else would end them.
-        """
-        for record in await self._store.load_mirror(list(live)):
-            if msgspec.structs.replace(live[record.submission_id], revision=0) != record:
-                self._journal.observe(record)
-        of_jobs, _ = await self._supervisors.names()
-        alone = live.keys() - of_jobs
-        for submission_id in alone & orphans:
-            await self._journal.update(
-                submission_id,
-                lambda each: transitions.failed(
-                    each,
-                    now_ms=now_ms(),
-                    message="Its supervisor, of Ray's own job server, is gone.",
-                    error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
-                ),
-            )
-        return alone - orphans
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)

@@ -55,7 +55,8 @@ class Journal:
         """Take over the records that a predecessor left in the store."""
         for record in sorted(records, key=lambda each: each.start_time or 0):
             self._latest[record.submission_id] = record
-            self._publish(record)
+            self._number(record)
+        self._wake()
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -79,6 +80,8 @@ class Journal:
             try:
                 await asyncio.wait_for(self._wait_for_change(since), timeout_s)
             except asyncio.TimeoutError:
+                # One that was replaced and writes nothing would not learn it otherwise.
+                await self._until_written(self._store.check_epoch)
                 return ChangeBatch(self.epoch, self.revision, [])
         if epoch != self.epoch or (0 < since < self._oldest_known):
             return self._batch(0, reset=True)
@@ -155,6 +158,11 @@ class Journal:
         self._latest[record.submission_id] = record
         self._publish(record)
 
+    def observe_deletion(self, submission_id: str) -> None:
+        """Publish that somebody else deleted a job. No-op if there is none."""
+        if self._latest.pop(submission_id, None) is not None:
+            self._forget(submission_id)
+
     async def _enqueue(self, submission_id: str, record: JobRecord | None) -> None:
         # Of several states of one job in a batch only the last is written: they would race.
         self._queue.pop(submission_id, None)
@@ -197,12 +205,15 @@ class Journal:
             delay_s = min(LAST_RETRY_S, delay_s * 2)
 
     def _publish(self, record: JobRecord) -> None:
+        self._number(record)
+        self._wake()
+
+    def _number(self, record: JobRecord) -> None:
         self.revision += 1
         record = msgspec.structs.replace(record, revision=self.revision)
         self._records.pop(record.submission_id, None)
         self._records[record.submission_id] = record
         self._encoded[record.submission_id] = encode_record(record)
-        self._wake()
 
     def _forget(self, submission_id: str) -> None:
         self.revision += 1

@@ -105,6 +105,8 @@ class Member:
     jobs: int = 0
     #: On the clock of `time.monotonic`, when its last job left.
     idle_since: float = 0.0
+    #: Attempts whose ends have been recorded: told with the next order, or in a while.
+    released: list[str] = dataclasses.field(default_factory=list)
 
 
 class Pool:

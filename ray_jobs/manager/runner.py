@@ -371,7 +371,7 @@ class Runner:
             handle = lead.seat.handle
             if built is not None:
                 order = self._services.supervisors.order(self._record(record.submission_id), built)
-                call = functools.partial(handle.run.remote, self._journal.epoch, order)
+                call = functools.partial(lead.seat.run, self._journal.epoch, order)
             else:
                 call = functools.partial(handle.wait.remote, record.attempt)
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from ray.exceptions import ActorDiedError, RayError
@@ -15,11 +16,18 @@ from ray_jobs.manager.supervisors import Supervisors
 
 logger = logging.getLogger(__name__)
 
+#: A supervisor is told of recorded ends with its next order, or after this time. Until then it
+#: keeps their reports, a few hundred bytes each.
+RELEASE_DELAY_S = 1.0
+
 
 class Seat(Protocol):
     """A job's supervisor, for as long as the job has it."""
 
     handle: Any
+
+    def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
+        """Have an attempt started, and await its end."""
 
     def lost(self) -> None:
         """It is dead."""
@@ -39,13 +47,28 @@ class PooledSeat:
         self._pool = pool
         self._member = member
 
+    def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
+        outcome: Awaitable[dict[str, Any]] = self.handle.run.remote(epoch, order, self._released())
+        return outcome
+
+    def _released(self) -> list[str]:
+        released, self._member.released = self._member.released, []
+        return released
+
     def lost(self) -> None:
         self._pool.bury(self._member)
         self._pool.release(self._member)
 
     async def release(self, attempt: str) -> None:
-        # Not awaited: nothing depends on it, and the next job may come at once.
-        self.handle.release.remote(attempt)
+        if not self._member.released:
+            asyncio.get_running_loop().call_later(RELEASE_DELAY_S, self._tell_released)
+        self._member.released.append(attempt)
+
+    def _tell_released(self) -> None:
+        released = self._released()
+        if released:
+            # Not awaited: nothing depends on it.
+            self.handle.release.remote(released)
 
     async def leave(self) -> None:
         self._pool.release(self._member)
@@ -58,11 +81,15 @@ class OwnSeat:
         self.handle = handle
         self._supervisors = supervisors
 
+    def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
+        outcome: Awaitable[dict[str, Any]] = self.handle.run.remote(epoch, order)
+        return outcome
+
     def lost(self) -> None:
         """Nothing is left to do."""
 
     async def release(self, attempt: str) -> None:
-        await farewell(self.handle.release.remote(attempt))
+        await farewell(self.handle.release.remote([attempt]))
 
     async def leave(self) -> None:
         await self._supervisors.end(self.handle)

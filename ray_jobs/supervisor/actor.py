@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -89,7 +90,7 @@ class JobSupervisor:
             attempt = self._attempts[attempt_id]
             if attempt.writer is not None and not attempt.finished.is_set():
                 await self.abandon(attempt_id)
-            await self.release(attempt_id)
+            await self.release([attempt_id])
         context = ray.get_runtime_context()
         return {
             "node_id": context.get_node_id(),
@@ -101,11 +102,17 @@ class JobSupervisor:
         """Never return. Who awaits it learns at once when this supervisor dies."""
         await asyncio.Event().wait()
 
-    async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
+    async def run(
+        self, epoch: int, order: dict[str, Any], released: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Start an attempt, unless it was started before, and wait for its end as `wait` does.
 
         The status is `unknown` if it was not started, and never will be.
+
+        Args:
+            released: As of `release`: other attempts that may be forgotten.
         """
+        await self.release(released)
         if self._adopts_only:
             await self.adopt(epoch, order)
         else:
@@ -184,11 +191,12 @@ class JobSupervisor:
             await attempt.finished.wait()
         await asyncio.to_thread(kill_marked, attempt_id)
 
-    async def release(self, attempt_id: str) -> None:
-        """Forget an attempt whose report the manager has recorded. No-op for an unknown one."""
-        attempt = self._attempts.pop(attempt_id, None)
-        if attempt is not None:
-            shutil.rmtree(attempt.directory, ignore_errors=True)
+    async def release(self, attempt_ids: Sequence[str]) -> None:
+        """Forget attempts whose reports the manager has recorded, those that are known here."""
+        for attempt_id in attempt_ids:
+            attempt = self._attempts.pop(attempt_id, None)
+            if attempt is not None:
+                shutil.rmtree(attempt.directory, ignore_errors=True)
 
     # --- calls of Ray's own job server, when it comes back while our jobs run -----------------
 

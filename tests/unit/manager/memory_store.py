@@ -42,6 +42,10 @@ class MemoryStore:
         for submission_id in deleted:
             self.records.pop(submission_id, None)
 
+    async def check_epoch(self) -> None:
+        if self.claimed > self.epoch:
+            raise Superseded
+
     async def _pass(self) -> None:
         await self.open.wait()
         if self.claimed > self.epoch:

@@ -8,9 +8,12 @@ import json
 import msgspec
 import pytest
 
+from ray_jobs import mirror
+from ray_jobs import store as store_module
+from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
 from ray_jobs.records import MIRROR_FIELDS, JobRecord
-from ray_jobs.store import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE, KvStore, Superseded
+from ray_jobs.store import KvStore, Superseded
 
 
 class MemoryKv:
@@ -56,7 +59,12 @@ class MemoryKv:
 
 
 @pytest.fixture
-def kv() -> MemoryKv:
+def kv(monkeypatch: pytest.MonkeyPatch) -> MemoryKv:
+    # Each write looks whether it may; retries come at once.
+    monkeypatch.setattr(store_module, "FENCE_S", 0.0)
+    monkeypatch.setattr(store_module, "SETTLING_S", 0.0)
+    monkeypatch.setattr(mirror, "DELAY_S", 0.0)
+    monkeypatch.setattr(mirror, "RETRY_S", 0.0)
     return MemoryKv()
 
 
@@ -151,8 +159,51 @@ async def test_recovery_repairs_the_mirror(kv: MemoryKv) -> None:
     store = await claimed(kv)
     await store.create(RECORD)
     await kv.delete(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + "a")
-    await store.repair_mirror([RECORD])
+    await store.mirror.repair([RECORD], lambda _: RECORD)
+    await store.mirror.caught_up()
     assert kv.mirror("a")["status"] == "PENDING"
+
+
+async def test_mirror_follows_and_shows_the_last_state(kv: MemoryKv) -> None:
+    store = await claimed(kv)
+    await store.create(RECORD)
+    running = msgspec.structs.replace(RECORD, status=JobStatus.RUNNING)
+    ended = msgspec.structs.replace(RECORD, status=JobStatus.SUCCEEDED)
+    await store.write([running], [])
+    await store.write([ended], [])
+    assert await store.load() == [ended]
+    await store.mirror.caught_up()
+    assert kv.mirror("a")["status"] == "SUCCEEDED"
+
+
+async def test_mirror_of_a_deleted_job_does_not_come_back(kv: MemoryKv) -> None:
+    store = await claimed(kv)
+    await store.create(RECORD)
+    ended = msgspec.structs.replace(RECORD, status=JobStatus.SUCCEEDED)
+    await store.write([ended], [])
+    await store.write([], ["a"])
+    await store.mirror.caught_up()
+    assert await store.mirrored_ids() == set()
+
+
+async def test_mirror_is_written_once_the_kv_is_back(kv: MemoryKv) -> None:
+    store = await claimed(kv)
+    await store.create(RECORD)
+    kv.lost_answers = 1
+    ended = msgspec.structs.replace(RECORD, status=JobStatus.FAILED)
+    store.mirror.follow([ended])
+    await store.mirror.caught_up()
+    assert kv.mirror("a")["status"] == "FAILED"
+
+
+async def test_ended_job_without_a_mirror_was_deleted(kv: MemoryKv) -> None:
+    store = await claimed(kv)
+    ended = msgspec.structs.replace(RECORD, submission_id="b", status=JobStatus.SUCCEEDED)
+    await store.create(RECORD)
+    await store.create(ended)
+    for submission_id in ("a", "b"):  # as Ray's own server deletes
+        await kv.delete(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + submission_id)
+    assert await store.load() == [RECORD]
 
 
 async def test_unreadable_record_hides_no_other(kv: MemoryKv) -> None:

@@ -1,0 +1,34 @@
+"""The cluster's internal KV store, as records and their mirror need it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class KeyValueStore(Protocol):
+    """The cluster's internal KV, as `_ray.Kv` offers it."""
+
+    async def put(self, namespace: bytes, key: str, value: bytes, overwrite: bool = True) -> bool:
+        """Write. Returns whether the key is new."""
+
+    async def get(self, namespace: bytes, key: str) -> bytes | None:
+        """Return a value, or None."""
+
+    async def get_many(self, namespace: bytes, keys: list[str]) -> dict[str, bytes]:
+        """Return the values of those keys that exist."""
+
+    async def keys(self, namespace: bytes, prefix: str) -> list[str]:
+        """Return the keys that begin with a prefix."""
+
+    async def delete(self, namespace: bytes, key: str) -> None:
+        """Remove a key. No-op if there is none."""
+
+    async def exists(self, namespace: bytes | None, key: str) -> bool:
+        """Return whether there is a key."""
+
+
+async def put_if_absent(kv: KeyValueStore, namespace: bytes, key: str, value: bytes) -> bool:
+    """Claim a key. Returns whether it is ours; a claim whose answer was lost counts too."""
+    if await kv.put(namespace, key, value, overwrite=False):
+        return True
+    return await kv.get(namespace, key) == value

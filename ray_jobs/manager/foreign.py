@@ -1,0 +1,112 @@
+"""Jobs of Ray's own job server: listed, read, stopped and deleted here, but led by that server.
+
+It may have served before the plugin was enabled, or serve beside a gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import msgspec
+
+from ray_jobs.manager import transitions
+from ray_jobs.manager.journal import Journal
+from ray_jobs.manager.runner import now_ms
+from ray_jobs.manager.supervisors import Supervisors
+from ray_jobs.models import JobErrorType
+from ray_jobs.records import JobRecord
+from ray_jobs.store import KvStore
+
+logger = logging.getLogger(__name__)
+
+#: How often Ray's records are looked at: Ray tells nobody of changes.
+REFRESH_S = 2.0
+#: New jobs of Ray's server are looked for as long as a gateway has asked for it within this time.
+INTEREST_S = 90.0
+
+
+class ForeignJobs:
+    """Keeps the journal current with what Ray's own server records and deletes.
+
+    Costs nothing where there is none of its jobs that lives, and no gateway.
+    """
+
+    def __init__(self, journal: Journal, store: KvStore, supervisors: Supervisors) -> None:
+        self._journal = journal
+        self._store = store
+        self._supervisors = supervisors
+        self._interest_until = 0.0
+        #: Live ones that had no supervisor at the last look.
+        self._orphans: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._ensure_following()
+
+    def expect_more(self) -> None:
+        """Look for new ones and for deletions too, for a while: Ray's server is in use."""
+        self._interest_until = time.monotonic() + INTEREST_S
+        self._ensure_following()
+
+    @property
+    def _expects_more(self) -> bool:
+        return time.monotonic() < self._interest_until
+
+    def _live(self) -> dict[str, JobRecord]:
+        return {
+            each.submission_id: each
+            for each in self._journal.records()
+            if each.foreign and not each.status.is_terminal()
+        }
+
+    def _ensure_following(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._follow())
+
+    async def _follow(self) -> None:
+        while True:
+            live = self._live()
+            if not live and not self._expects_more:
+                return
+            try:
+                if self._expects_more:
+                    await self._look_for_others()
+                if live:
+                    await self._look_at(live)
+            except Exception:
+                logger.exception("Can't follow the jobs of Ray's own server; trying again.")
+            await asyncio.sleep(REFRESH_S)
+
+    async def _look_for_others(self) -> None:
+        """Take over jobs that are new in the mirror, and drop those that were deleted there."""
+        before = {each.submission_id for each in self._journal.records()}
+        mirrored = await self._store.mirrored_ids()
+        known = {each.submission_id: each for each in self._journal.records()}
+        for record in await self._store.load_mirror(list(mirrored - known.keys())):
+            if self._journal.get(record.submission_id) is None:
+                self._journal.observe(record)
+        for submission_id in known.keys() & before - mirrored:
+            # Of a job of ours that lives we know better than the mirror.
+            if known[submission_id].foreign:
+                self._journal.observe_deletion(submission_id)
+            elif known[submission_id].status.is_terminal():
+                await self._journal.delete(submission_id)
+
+    async def _look_at(self, live: dict[str, JobRecord]) -> None:
+        """Take over what became of live ones. Nobody else would end one without a supervisor."""
+        for record in await self._store.load_mirror(list(live)):
+            if msgspec.structs.replace(live[record.submission_id], revision=0) != record:
+                self._journal.observe(record)
+        of_jobs, _ = await self._supervisors.names()
+        alone = live.keys() - of_jobs
+        for submission_id in alone & self._orphans:
+            await self._journal.update(
+                submission_id,
+                lambda each: transitions.failed(
+                    each,
+                    now_ms=now_ms(),
+                    message="Its supervisor, of Ray's own job server, is gone.",
+                    error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
+                ),
+            )
+        self._orphans = alone - self._orphans

@@ -1,0 +1,103 @@
+"""The mirror: a copy of each record in the form of Ray's own, which Ray's tools read.
+
+It follows the records a moment later, so that a job of a few milliseconds costs no write for each
+of its states. Who starts next repairs what a killed manager left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from ray_jobs.kv import KeyValueStore
+from ray_jobs.records import JobRecord, mirror_json
+
+logger = logging.getLogger(__name__)
+
+#: Where Ray keeps its own records of submitted jobs, literally.
+MIRROR_NAMESPACE = b"job"
+MIRROR_KEY_PREFIX = "_ray_internal_job_info_"
+#: How long the mirror waits for what else changes.
+DELAY_S = 0.05
+RETRY_S = 1.0
+#: Records that are compared in one step of a repair.
+REPAIR_SLICE = 500
+
+
+def mirror_key(submission_id: str) -> str:
+    return MIRROR_KEY_PREFIX + submission_id
+
+
+class Mirror:
+    """Ray's own form of the records. `fields` are those that the installed Ray knows."""
+
+    def __init__(self, kv: KeyValueStore, fields: frozenset[str]) -> None:
+        self._kv = kv
+        self._fields = fields
+        self._behind: dict[str, JobRecord] = {}
+        self._writing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def encoded(self, record: JobRecord) -> bytes:
+        return mirror_json(record, self._fields)
+
+    def follow(self, records: Iterable[JobRecord]) -> None:
+        """Have the mirror show records soon."""
+        self._behind.update((record.submission_id, record) for record in records)
+        if self._behind and (self._task is None or self._task.done()):
+            self._task = asyncio.ensure_future(self._catch_up())
+
+    async def remove(self, submission_ids: Sequence[str]) -> None:
+        """Remove jobs from the mirror."""
+        for submission_id in submission_ids:
+            self._behind.pop(submission_id, None)
+        if submission_ids:
+            async with self._writing:  # what is on its way must not come after
+                await asyncio.gather(
+                    *(
+                        self._kv.delete(MIRROR_NAMESPACE, mirror_key(each))
+                        for each in submission_ids
+                    )
+                )
+
+    async def repair(
+        self, records: Sequence[JobRecord], newest: Callable[[str], JobRecord | None]
+    ) -> None:
+        """Compare the mirror with all records, and have those that differ written.
+
+        Args:
+            newest: Returns a job as it is by then.
+        """
+        for start in range(0, len(records), REPAIR_SLICE):
+            ids = [each.submission_id for each in records[start : start + REPAIR_SLICE]]
+            found = await self._kv.get_many(MIRROR_NAMESPACE, [mirror_key(each) for each in ids])
+            now = [record for each in ids if (record := newest(each)) and not record.foreign]
+            self.follow(
+                record
+                for record in now
+                if found.get(mirror_key(record.submission_id)) != self.encoded(record)
+            )
+            await asyncio.sleep(0)
+
+    async def caught_up(self) -> None:
+        """Wait until the mirror shows all that it was told."""
+        if self._task is not None:
+            await self._task
+
+    async def _catch_up(self) -> None:
+        while self._behind:
+            await asyncio.sleep(DELAY_S)
+            async with self._writing:
+                records, self._behind = self._behind, {}
+                try:
+                    await asyncio.gather(
+                        *(
+                            self._kv.put(MIRROR_NAMESPACE, mirror_key(each), self.encoded(record))
+                            for each, record in records.items()
+                        )
+                    )
+                except Exception:
+                    logger.exception("The mirror of the records can't be written; trying again.")
+                    self._behind = {**records, **self._behind}
+                    await asyncio.sleep(RETRY_S)
