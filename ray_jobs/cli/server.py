@@ -21,7 +21,8 @@ from ray_jobs.errors import RayJobsError
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
 
-INSTALL_HINT = 'Install it with: pip install "ray-jobs[server]"'
+#: From a clone (or a wheel): ray-jobs is in no package index.
+INSTALL_HINT = 'Install it from a clone of ray-jobs: pip install ".[server]"'
 
 
 def require_ray() -> None:

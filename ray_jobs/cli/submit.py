@@ -246,7 +246,7 @@ def run(
     With an --address (or one in the environment), or a cluster that answers at
     http://127.0.0.1:8265, this is `submit`. Otherwise (or with --address local) a cluster is
     started on this machine for the job, and stopped after it; Ctrl-C then stops the job. That
-    needs `pip install "ray-jobs[server]"`.
+    needs Ray: `pip install ".[server]"` from a clone of the repository.
 
     \b
     Example:

@@ -143,7 +143,7 @@ def test_ray_jobs_without_ray_says_what_to_install(
     for words in (["serve"], ["plugin", "enable"], ["plugin", "disable"], ["plugin", "status"]):
         result = invoke(*words)
         assert result.exit_code == 1, words
-        assert 'pip install "ray-jobs[server]"' in result.stderr
+        assert 'pip install ".[server]"' in result.stderr
     assert invoke("serve", "--tls-cert", __file__).exit_code == 2
 
 
