@@ -19,6 +19,7 @@ from ray_jobs.client.types import Progress, ServerInfo
 from ray_jobs.models import JobDetails, JobInfo, JobStatus
 
 if TYPE_CHECKING:
+    from ray_jobs.client.runtime_env import Plan
     from ray_jobs.client.transport import Answer, Transport
     from ray_jobs.client.waiting import Ask
 
@@ -107,6 +108,7 @@ class AsyncJobSubmissionClient:
         entrypoint_resources: Mapping[str, float] | None = None,
         entrypoint_label_selector: Mapping[str, str] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_sending: Callable[[str], None] | None = None,
     ) -> str:
         """Submit a job, and return its submission id without waiting for it.
 
@@ -122,6 +124,9 @@ class AsyncJobSubmissionClient:
             entrypoint_resources: Likewise, custom resources by name.
             entrypoint_label_selector: Labels of the node to run on.
             on_progress: Called while packages are built and sent, from any thread.
+            on_sending: Called with the submission id just before the submission is sent, from any
+                thread. If `submit_job` is interrupted before that, there is no job; after it,
+                there may be one.
 
         Raises:
             InvalidRequest: an argument is malformed; `InvalidRuntimeEnv` for the environment.
@@ -133,38 +138,34 @@ class AsyncJobSubmissionClient:
             "entrypoint_num_cpus": entrypoint_num_cpus,
             "entrypoint_num_gpus": entrypoint_num_gpus,
             "entrypoint_memory": entrypoint_memory,
-            "entrypoint_resources": entrypoint_resources and dict(entrypoint_resources),
-            "entrypoint_label_selector": entrypoint_label_selector
-            and dict(entrypoint_label_selector),
+            "entrypoint_resources": entrypoint_resources,
+            "entrypoint_label_selector": entrypoint_label_selector,
         }
         chosen = submission.chosen_id(submission_id, job_id)
         merged = self._metadata | submission.strings(metadata, "metadata")
         submission.check_entrypoint(entrypoint)
         submission.check_resources(resources)
+        from ray_jobs.client import submitting
+
+        plan = await submitting.plan(runtime_env)
         request = submission.build_request(
             entrypoint=entrypoint,
             submission_id=chosen or submission.new_submission_id(),
-            runtime_env=await self._prepare(runtime_env, on_progress),
+            runtime_env=plan.with_placeholders() if plan else {},
             metadata=merged,
             resources=resources,
         )
-        from ray_jobs.client.submitting import send
+        if plan is not None:
+            # After all checks: an upload may take minutes.
+            request.runtime_env = await self._uploaded(plan, on_progress)
+        if on_sending is not None:
+            on_sending(str(request.submission_id))
+        return await submitting.send(self._open(), request, is_own_id=chosen is None)
 
-        return await send(self._open(), request, is_own_id=chosen is None)
-
-    async def _prepare(
-        self,
-        runtime_env: Mapping[str, Any] | None,
-        on_progress: Callable[[Progress], None] | None,
+    async def _uploaded(
+        self, plan: Plan, on_progress: Callable[[Progress], None] | None
     ) -> dict[str, Any]:
         """Return an environment for the wire, its local files uploaded."""
-        if not runtime_env:
-            if runtime_env is not None and not isinstance(runtime_env, Mapping):
-                raise errors.InvalidRuntimeEnv("runtime_env must be a dict.")
-            return {}
-        from ray_jobs.client.runtime_env import normalize
-
-        plan = await asyncio.to_thread(normalize, runtime_env)
         if not plan.packages:
             return plan.fields
         from ray_jobs.client.upload import upload

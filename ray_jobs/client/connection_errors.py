@@ -118,6 +118,8 @@ def mapped(where: str, address: Address) -> Iterator[None]:
     """
     try:
         yield
+    except errors.RayJobsError:
+        raise  # some of them are OSErrors too
     except aiohttp.ClientError as error:
         for error_class in type(error).__mro__:
             mapper = MAPPING.get(error_class.__name__)

@@ -1,10 +1,32 @@
-"""Sending a submission, once."""
+"""Preparing a submission's environment, and sending the submission, once."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs import errors, models
 from ray_jobs.client.connection_errors import was_sent
 from ray_jobs.client.transport import Transport, quoted
+
+if TYPE_CHECKING:
+    from ray_jobs.client.runtime_env import Plan
+
+
+async def plan(runtime_env: Mapping[str, Any] | None) -> Plan | None:
+    """Return an environment, checked, with what is to be uploaded for it; None without one.
+
+    Raises:
+        InvalidRuntimeEnv: it is malformed, or names files that aren't there.
+    """
+    if runtime_env is not None and not isinstance(runtime_env, Mapping):
+        raise errors.InvalidRuntimeEnv("runtime_env must be a dict.")
+    if not runtime_env:
+        return None
+    from ray_jobs.client.runtime_env import normalize
+
+    return await asyncio.to_thread(normalize, runtime_env)
 
 
 async def send(transport: Transport, request: models.SubmitRequest, *, is_own_id: bool) -> str:

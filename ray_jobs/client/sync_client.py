@@ -86,6 +86,7 @@ class JobSubmissionClient:
         entrypoint_resources: Mapping[str, float] | None = None,
         entrypoint_label_selector: Mapping[str, str] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_sending: Callable[[str], None] | None = None,
     ) -> str:
         """Submit a job, and return its submission id without waiting for it."""
         return self._background.run(
@@ -101,6 +102,7 @@ class JobSubmissionClient:
                 entrypoint_resources=entrypoint_resources,
                 entrypoint_label_selector=entrypoint_label_selector,
                 on_progress=on_progress,
+                on_sending=on_sending,
             )
         )
 

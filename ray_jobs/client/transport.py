@@ -20,6 +20,7 @@ from ray_jobs.client.address import Address
 from ray_jobs.client.auth import authorization, find_token
 from ray_jobs.client.connection_errors import mapped
 from ray_jobs.client.tls import ssl_argument
+from ray_jobs.errors import InvalidRequest
 
 T = TypeVar("T")
 
@@ -42,9 +43,18 @@ _inherited: list[object] = []
 
 
 def quoted(segment: str) -> str:
-    """Return an id as one segment of a URL's path."""
+    """Return an id as one segment of a URL's path.
+
+    Raises:
+        InvalidRequest: it isn't UTF-8.
+    """
     # A path of "." or ".." would be resolved away before it is sent.
-    return quote(segment, safe="") if segment.strip(".") else segment.replace(".", "%2E")
+    if not segment.strip("."):
+        return segment.replace(".", "%2E")
+    try:
+        return quote(segment, safe="")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"The id {segment!a} isn't UTF-8, so no job has it.") from None
 
 
 class Answer:

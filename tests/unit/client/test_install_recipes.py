@@ -1,4 +1,4 @@
-"""What is printed and documented about installing: from a clone or a wheel, the only ways there are."""
+"""What is printed and documented about installing: from a clone or a wheel, no other way."""
 
 from __future__ import annotations
 
