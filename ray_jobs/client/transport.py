@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from ray_jobs.client import responses
 from ray_jobs.client.address import Address
 from ray_jobs.client.auth import authorization, find_token
 from ray_jobs.client.connection_errors import mapped
+from ray_jobs.client.proxies import find_proxy
 from ray_jobs.client.tls import ssl_argument
 from ray_jobs.errors import InvalidRequest
 
@@ -142,12 +142,6 @@ class Transport:
         """Return the URL of an encoded path of the API."""
         return URL(f"{self._base}{path}" + (f"?{query}" if query else ""), encoded=True)
 
-    def proxy(self) -> str | None:
-        """Return the proxy that the environment wants for this server."""
-        if self.address.is_loopback or urllib.request.proxy_bypass(self.address.host):
-            return None
-        return urllib.request.getproxies().get(self._base.partition(":")[0])
-
     async def request(
         self,
         method: str,
@@ -170,6 +164,7 @@ class Transport:
             RayJobsError: no answer came: see `connection_errors`.
         """
         url = self.url(path, query)
+        proxy = find_proxy(self.address)
         extra = dict(headers or {})
         body: Any = data
         if json is not None:
@@ -177,14 +172,14 @@ class Transport:
             extra["Content-Type"] = "application/json"
         for _ in range(MAX_REDIRECTS + 1):
             where = f"{method} {url.with_query(None)}"
-            with mapped(where, self.address):
+            with mapped(where, self.address, proxy):
                 async with self._opened().request(
                     method,
                     url,
                     data=body,
                     headers=extra,
                     allow_redirects=False,
-                    proxy=self.proxy(),
+                    proxy=proxy,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout
                     ),
@@ -215,10 +210,11 @@ class Transport:
         """
         url = self.url(path, query)
         where = f"GET {url.with_query(None)}"
-        with mapped(where, self.address):
+        proxy = find_proxy(self.address)
+        with mapped(where, self.address, proxy):
             try:
                 connection: WebSocket = await self._opened().ws_connect(
-                    url, proxy=self.proxy(), max_msg_size=0
+                    url, proxy=proxy, max_msg_size=0
                 )
                 return connection
             except aiohttp.WSServerHandshakeError as error:

@@ -318,21 +318,6 @@ async def test_cookies(server: JobServer) -> None:
     assert server.headers[0]["Cookie"] == "session=a=b"
 
 
-async def test_proxy_of_the_environment(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with AsyncJobSubmissionClient(server.url) as client:
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        assert await client.list_jobs() == {}  # loopback needs none
-    monkeypatch.setenv("http_proxy", f"http://user:secret@127.0.0.1:{server.port}")
-    async with AsyncJobSubmissionClient("http://cluster.invalid:8265") as client:
-        assert await client.list_jobs() == {}
-    assert server.headers[-1]["Host"] == "cluster.invalid:8265"
-    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:1")
-    async with AsyncJobSubmissionClient("http://cluster.invalid:8265") as client:
-        with pytest.raises(errors.ServerUnreachable, match="proxy") as caught:
-            await client.list_jobs()
-    assert "secret" not in str(caught.value)
-
-
 async def test_closed_client(server: JobServer) -> None:
     client = AsyncJobSubmissionClient(server.url)
     await client.list_jobs()
