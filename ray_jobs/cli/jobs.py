@@ -20,7 +20,12 @@ from ray_jobs.cli.follow import (
 from ray_jobs.cli.interrupts import Detached, Interrupts
 from ray_jobs.cli.options import Connection, connection_options, format_option
 from ray_jobs.cli.terminal import Spinner, print_error, say
-from ray_jobs.errors import RayJobsError, UnsupportedByServer, WaitTimeout
+from ray_jobs.errors import (
+    LogStreamInterrupted,
+    RayJobsError,
+    UnsupportedByServer,
+    WaitTimeout,
+)
 
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
@@ -73,6 +78,12 @@ def logs(
         except Detached:
             say_how_to_go_on(job_id, connection)
             ctx.exit(outcome.INTERRUPTED)
+        except LogStreamInterrupted as error:
+            # What was asked for, the log, is not whole: not 0, whatever becomes of the job.
+            print_error(
+                error.message, f"The job goes on: {connection.command('logs', '-f', job_id)}"
+            )
+            ctx.exit(outcome.ERROR)
         say(describe_end(job, job_id))
 
 

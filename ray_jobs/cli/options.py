@@ -33,6 +33,8 @@ class Connection:
     address: str | None
     verify: bool | str
     headers: dict[str, str] | None
+    #: Whether --headers was given: those of the environment are there for the next command too.
+    headers_given: bool = False
 
     def client(self) -> JobSubmissionClient:
         """Return a client for it; to be closed by the caller."""
@@ -42,12 +44,28 @@ class Connection:
         return JobSubmissionClient(self.address, headers=self.headers, verify=self.verify)
 
     def command(self, *words: str) -> str:
-        """Return a `ray-jobs` command line to show to the user, for the same server."""
-        if self.address is None:
-            return shlex.join(["ray-jobs", *words])
+        """Return a `ray-jobs` command line to show to the user, for the same server.
+
+        Without what may be secret: see `left_out`.
+        """
+        line = ["ray-jobs", *words]
+        if self.address is not None:
+            line += ["--address", self._shown_address()]
+        if self.verify is not True:
+            line += ["--verify", str(self.verify).lower() if self.verify is False else self.verify]
+        return shlex.join(line)
+
+    def left_out(self) -> str | None:
+        """Return what the user has to add to `command`, in words, or None."""
+        missing = ["the --headers"] if self.headers_given else []
+        if self.address is not None and self._shown_address() != self.address:
+            missing.append("the password in the address (***)")
+        return f"Left out here, for it may be secret: {' and '.join(missing)}." if missing else None
+
+    def _shown_address(self) -> str:
         from ray_jobs.client.address import redact
 
-        return shlex.join(["ray-jobs", *words, "--address", redact(self.address)])
+        return redact(self.address or "")
 
 
 class BoolOrPath(BoolOrPathParam):
@@ -130,8 +148,10 @@ def connection_options(function: Decorated) -> Decorated:
         headers: dict[str, str] | None,
         **kwargs: Any,
     ) -> Any:
+        source = click.get_current_context().get_parameter_source("headers")
+        given = source is click.core.ParameterSource.COMMANDLINE
         # An empty address is an unset one, as in `--address "$ADDRESS"`.
-        connection = Connection(address or None, verify, headers)
+        connection = Connection(address or None, verify, headers, headers_given=given)
         return function(*args, connection=connection, **kwargs)
 
     wrapped = debug_option(wrapper)

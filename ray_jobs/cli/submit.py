@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_jobs.cli.follow import follow_to_the_end
+from ray_jobs.cli import outcome
+from ray_jobs.cli.follow import follow_to_the_end, say_commands
 from ray_jobs.cli.options import (
     Connection,
     Decorated,
@@ -20,7 +21,7 @@ from ray_jobs.cli.options import (
     address_from_environment,
     connection_options,
 )
-from ray_jobs.cli.terminal import UploadProgress, say
+from ray_jobs.cli.terminal import UploadProgress, print_error, say
 from ray_jobs.errors import RayJobsError
 
 if TYPE_CHECKING:
@@ -59,22 +60,50 @@ class Submission:
             merged["working_dir"] = self.working_dir
         return merged or None
 
-    def submit(self, client: JobSubmissionClient) -> str:
-        """Submit it, and return the job's id."""
+    def submit(self, client: JobSubmissionClient, say_interrupted: Callable[[str], None]) -> str:
+        """Submit it, and return the job's id.
+
+        Args:
+            say_interrupted: Called when Ctrl-C comes while the job may or may not exist, with the
+                id that it would have.
+        """
         runtime_env = self.merged_runtime_env()
-        with UploadProgress() as progress:
-            return client.submit_job(
-                entrypoint=shlex.join(self.entrypoint),
-                submission_id=self.submission_id or self.job_id,
-                runtime_env=runtime_env,
-                metadata=self.metadata_json,
-                entrypoint_num_cpus=self.entrypoint_num_cpus,
-                entrypoint_num_gpus=self.entrypoint_num_gpus,
-                entrypoint_memory=self.entrypoint_memory,
-                entrypoint_resources=self.entrypoint_resources,
-                entrypoint_label_selector=self.entrypoint_label_selector,
-                on_progress=progress,
-            )
+        sent: list[str] = []
+        try:
+            with UploadProgress() as progress:
+                return client.submit_job(
+                    entrypoint=shlex.join(self.entrypoint),
+                    submission_id=self.submission_id or self.job_id,
+                    runtime_env=runtime_env,
+                    metadata=self.metadata_json,
+                    entrypoint_num_cpus=self.entrypoint_num_cpus,
+                    entrypoint_num_gpus=self.entrypoint_num_gpus,
+                    entrypoint_memory=self.entrypoint_memory,
+                    entrypoint_resources=self.entrypoint_resources,
+                    entrypoint_label_selector=self.entrypoint_label_selector,
+                    on_progress=progress,
+                    on_sending=sent.append,
+                )
+        except KeyboardInterrupt:
+            if sent:
+                say_interrupted(sent[0])
+            else:
+                print_error("interrupted. Nothing was submitted.")
+            raise click.exceptions.Exit(outcome.INTERRUPTED) from None
+
+
+def _sayer_of_interrupts(connection: Connection) -> Callable[[str], None]:
+    """Return what says that a job may have been submitted, and how to stop it then."""
+
+    def say_interrupted(job_id: str) -> None:
+        print_error(
+            f"interrupted. The job may have been submitted as {job_id}.",
+            f"Stop it with: {connection.command('stop', job_id)}",
+        )
+        if note := connection.left_out():
+            say(f"({note})")
+
+    return say_interrupted
 
 
 def _read_runtime_env(path: str) -> dict[str, Any]:
@@ -218,12 +247,11 @@ def submit(
     """
     _call_hook(submission, connection, no_wait)
     with connection.client() as client:
-        job_id = submission.submit(client)
+        job_id = submission.submit(client, _sayer_of_interrupts(connection))
         if no_wait:
             click.echo(job_id)
         say(f"Job {job_id} submitted.")
-        say(f"  Follow its log: {connection.command('logs', '-f', job_id)}")
-        say(f"  Stop it:        {connection.command('stop', job_id)}")
+        say_commands(job_id, connection)
         if not no_wait:
             code = follow_to_the_end(
                 client, job_id, connection, stop_on_interrupt=stop_on_interrupt
@@ -256,7 +284,7 @@ def run(
     if _finds_cluster(connection):
         with connection.client() as client:
             say(f"Using the cluster at {client.address}.")
-            job_id = submission.submit(client)
+            job_id = submission.submit(client, _sayer_of_interrupts(connection))
             say(f"Job {job_id} submitted.")
             code = follow_to_the_end(
                 client, job_id, connection, stop_on_interrupt=stop_on_interrupt
@@ -284,7 +312,7 @@ def _run_on_local_cluster(submission: Submission) -> int:
     with LocalCluster() as cluster:
         connection = Connection(cluster.url, verify=True, headers=None)
         with connection.client() as client:
-            job_id = submission.submit(client)
+            job_id = submission.submit(client, lambda _: print_error("interrupted."))
             say(f"Job {job_id} submitted.")
             return follow_to_the_end(
                 client, job_id, connection, stop_on_interrupt=True, job_outlives_us=False
