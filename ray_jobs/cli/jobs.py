@@ -19,6 +19,7 @@ from ray_jobs.cli.follow import (
 )
 from ray_jobs.cli.interrupts import Detached, Interrupts
 from ray_jobs.cli.options import Connection, connection_options, format_option
+from ray_jobs.cli.param_types import Number
 from ray_jobs.cli.terminal import Spinner, print_error, say
 from ray_jobs.errors import (
     LogStreamInterrupted,
@@ -99,7 +100,7 @@ def _follow(client: JobSubmissionClient, job_id: str, tail: int | None) -> None:
 
 @click.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer.")
+@click.option("--timeout", type=Number(endless=True), metavar="SECONDS", help="Wait no longer.")
 @connection_options
 @click.pass_context
 def wait(ctx: click.Context, job_id: str, timeout: float | None, connection: Connection) -> None:

@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ray_jobs.cli.guard import DEBUG_KEY
+from ray_jobs.cli.param_types import BoolOrPath, Headers
 
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
-
-    BoolOrPathParam = click.ParamType[bool | str]
-    JsonObjectParam = click.ParamType[dict[str, Any]]
-else:
-    # Generic for type checkers only: not so in click before 8.4.
-    BoolOrPathParam = JsonObjectParam = click.ParamType
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -68,47 +63,6 @@ class Connection:
         return redact(self.address or "")
 
 
-class BoolOrPath(BoolOrPathParam):
-    """True or false, or the path of a CA bundle."""
-
-    name = "BOOLEAN|PATH"
-
-    def convert(
-        self,
-        value: Any,
-        param: click.Parameter | None,  # noqa: ARG002
-        ctx: click.Context | None,  # noqa: ARG002
-    ) -> bool | str:
-        if isinstance(value, bool):
-            return value
-        words = {"true": True, "1": True, "false": False, "0": False}
-        return words.get(str(value).lower(), str(value))
-
-
-class JsonObject(JsonObjectParam):
-    """A JSON object, given as text."""
-
-    name = "JSON"
-
-    def __init__(self, example: str) -> None:
-        self.example = example
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        import json
-
-        try:
-            parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"not valid JSON ({error}). Example: {self.example}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail(f"must be a JSON object. Example: {self.example}", param, ctx)
-        return parsed
-
-
 def _remember_debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
         ctx.meta[DEBUG_KEY] = True
@@ -124,6 +78,24 @@ def debug_option(function: Decorated) -> Decorated:
         callback=_remember_debug,
         help="Print the traceback of an error. Same as RAY_JOBS_DEBUG=1.",
     )(function)
+
+
+def _no_colours(ctx: click.Context, _param: click.Parameter, value: str) -> None:
+    if value.lower() in ("false", "never"):
+        # The guard, which prints errors, has the root context.
+        ctx.color = ctx.find_root().color = False
+
+
+def _stock_logging_options(function: Decorated) -> Decorated:
+    """Accept what every command of Ray's own `ray job` accepts; only the colours mean anything."""
+    quiet: dict[str, Any] = {"hidden": True, "expose_value": False}
+    function = click.option("-v", "--verbose", count=True, **quiet)(function)
+    colours = click.Choice(["auto", "false", "true", "never"], case_sensitive=False)
+    function = click.option(
+        "--log-color", type=colours, callback=_no_colours, default="auto", **quiet
+    )(function)
+    styles = click.Choice(["auto", "record", "pretty"], case_sensitive=False)
+    return click.option("--log-style", type=styles, **quiet)(function)
 
 
 def address_option(function: Decorated) -> Decorated:
@@ -154,10 +126,10 @@ def connection_options(function: Decorated) -> Decorated:
         connection = Connection(address or None, verify, headers, headers_given=given)
         return function(*args, connection=connection, **kwargs)
 
-    wrapped = debug_option(wrapper)
+    wrapped = _stock_logging_options(debug_option(wrapper))
     wrapped = click.option(
         "--headers",
-        type=JsonObject('{"X-Team": "a"}'),
+        type=Headers('{"X-Team": "a"}'),
         envvar=HEADERS_VARIABLE,
         show_envvar=True,
         help="HTTP headers to send with every request.",

@@ -17,10 +17,10 @@ from ray_jobs.cli.follow import follow_to_the_end, say_commands
 from ray_jobs.cli.options import (
     Connection,
     Decorated,
-    JsonObject,
     address_from_environment,
     connection_options,
 )
+from ray_jobs.cli.param_types import JsonObject, Number, complete_path
 from ray_jobs.cli.terminal import UploadProgress, print_error, say
 from ray_jobs.errors import RayJobsError
 
@@ -166,7 +166,12 @@ def _as_text(value: dict[str, Any] | None) -> str | None:
 _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
     click.option("--submission-id", metavar="ID", help="Id of the job. Default: a new one."),
     click.option("--job-id", metavar="ID", help="Deprecated: the same as --submission-id."),
-    click.option("--runtime-env", metavar="FILE", help="YAML file with the runtime environment."),
+    click.option(
+        "--runtime-env",
+        metavar="FILE",
+        shell_complete=complete_path,
+        help="YAML file with the runtime environment.",
+    ),
     click.option(
         "--runtime-env-json",
         type=JsonObject('{"pip": ["requests"]}'),
@@ -175,24 +180,37 @@ _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
     click.option(
         "--working-dir",
         metavar="DIR|URI",
+        shell_complete=complete_path,
         help="Directory or .zip to upload, or remote URI, that the job runs in.",
     ),
     click.option(
-        "--metadata-json", type=JsonObject('{"team": "a"}'), help="Metadata of the job, as JSON."
+        "--metadata-json",
+        type=JsonObject('{"team": "a"}', of="strings"),
+        help="Metadata of the job, as JSON.",
     ),
-    click.option("--entrypoint-num-cpus", type=float, help="CPUs to reserve for the entrypoint."),
-    click.option("--entrypoint-num-gpus", type=float, help="GPUs to reserve for the entrypoint."),
     click.option(
-        "--entrypoint-memory", type=int, help="Memory to reserve for the entrypoint, in bytes."
+        "--entrypoint-num-cpus",
+        type=Number(endless=False),
+        help="CPUs to reserve for the entrypoint.",
+    ),
+    click.option(
+        "--entrypoint-num-gpus",
+        type=Number(endless=False),
+        help="GPUs to reserve for the entrypoint.",
+    ),
+    click.option(
+        "--entrypoint-memory",
+        type=click.IntRange(min=0),
+        help="Memory to reserve for the entrypoint, in bytes.",
     ),
     click.option(
         "--entrypoint-resources",
-        type=JsonObject('{"special": 1}'),
+        type=JsonObject('{"special": 1}', of="numbers"),
         help="Custom resources to reserve for the entrypoint, as JSON.",
     ),
     click.option(
         "--entrypoint-label-selector",
-        type=JsonObject('{"ray.io/market-type": "spot"}'),
+        type=JsonObject('{"ray.io/market-type": "spot"}', of="strings"),
         help="Labels of the node that the entrypoint is to run on, as JSON.",
     ),
     click.option(
@@ -201,6 +219,14 @@ _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
         help="Let the first Ctrl-C stop the job, rather than leave it running.",
     ),
 ]
+
+
+def _check_entrypoint(
+    ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
+) -> tuple[str, ...]:
+    if words and not words[0].strip():
+        raise click.BadParameter("the command is empty.", ctx=ctx, param=param)
+    return words
 
 
 def submission_options(function: Decorated) -> Decorated:
@@ -214,7 +240,13 @@ def submission_options(function: Decorated) -> Decorated:
         return function(*args, submission=Submission(**fields), **kwargs)
 
     wrapped: Any = click.argument(
-        "entrypoint", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- ENTRYPOINT..."
+        "entrypoint",
+        nargs=-1,
+        required=True,
+        type=click.UNPROCESSED,
+        metavar="-- ENTRYPOINT...",
+        callback=_check_entrypoint,
+        shell_complete=complete_path,
     )(wrapper)
     for option in reversed(_SUBMISSION_OPTIONS):
         wrapped = option(wrapped)

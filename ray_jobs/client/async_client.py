@@ -55,8 +55,7 @@ class AsyncJobSubmissionClient:
         verify: bool | str | os.PathLike[str] = True,
     ) -> None:
         self._address = find_address(address)
-        given = check_headers(headers)
-        self._headers = default_headers() if given is None else given
+        self._headers = default_headers() if headers is None else check_headers(headers)
         if cookies is not None and not isinstance(cookies, Mapping):
             raise errors.InvalidRequest(f"cookies must be a dict, not {type(cookies).__name__}.")
         self._cookies = {str(name): str(value) for name, value in (cookies or {}).items()}

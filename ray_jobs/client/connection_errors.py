@@ -137,9 +137,9 @@ def mapped(where: str, address: Address, proxy: URL | None = None) -> Iterator[N
         raise  # some of them are OSErrors too
     except aiohttp.ClientError as error:
         # A proxy is the only one that is looked up and connected to; TLS is between the ends.
-        if isinstance(error, aiohttp.ClientConnectorError) and proxy is not None:
-            if not isinstance(error, aiohttp.ClientSSLError):
-                raise _no_proxy(error, address) from error
+        is_tls = isinstance(error, aiohttp.ClientSSLError)
+        if isinstance(error, aiohttp.ClientConnectorError) and proxy is not None and not is_tls:
+            raise _no_proxy(error, address) from error
         for error_class in type(error).__mro__:
             mapper = MAPPING.get(error_class.__name__)
             if mapper is not None:

@@ -100,6 +100,10 @@ def test_headers_come_from_the_environment(
     monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Team": "e"}')
     invoke("submit", "--no-wait", "--", "true")
     assert server.headers[-1]["X-Team"] == "e"
+    monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Team": "a\\nb"}')
+    result = invoke("submit", "--no-wait", "--", "true")
+    assert result.exit_code == 2
+    assert "X-Team has a line break" in result.stderr
     monkeypatch.setenv("RAY_JOB_HEADERS", "no JSON")
     result = invoke("submit", "--no-wait", "--", "true")
     assert result.exit_code == 2
@@ -134,6 +138,16 @@ def test_a_working_dir_is_packed_and_sent(
         (["--runtime-env", "{broken}"], "is not YAML"),
         (["--runtime-env", "{list}", "--runtime-env-json", "{{}}"], "not both"),
         (["--entrypoint-num-cpus", "many"], "not a valid float"),
+        (["--entrypoint-num-cpus", "-1"], "x>=0"),
+        (["--entrypoint-num-cpus", "nan"], "nan is not a number"),
+        (["--entrypoint-num-gpus", "inf"], "inf is not a number"),
+        (["--entrypoint-memory", "-1"], "x>=0"),
+        (["--entrypoint-resources", '{"a": "b"}'], "must hold numbers"),
+        (["--entrypoint-resources", '{"a": true}'], "must hold numbers"),
+        (["--entrypoint-label-selector", '{"a": 1}'], "must hold strings"),
+        (["--metadata-json", '{"a": 1}'], "must hold strings"),
+        (["--headers", '{"a b": "c"}'], "'a b' is not the name of a header"),
+        (["--headers", '{"a": null}'], "must be a string, not NoneType"),
     ],
 )
 def test_wrong_usage_exits_with_2_before_anything_is_sent(
@@ -156,6 +170,9 @@ def test_options_of_the_entrypoint_need_a_separator(invoke: Invoke) -> None:
     assert result.exit_code == 2
     assert "ray-jobs submit -- python script.py --epochs" in result.stderr
     assert invoke("submit").exit_code == 2
+    empty = invoke("submit", "--", "")
+    assert empty.exit_code == 2
+    assert "the command is empty" in empty.stderr
 
 
 def test_hints_name_the_address_that_was_given(server: FakeJobServer, invoke: Invoke) -> None:
