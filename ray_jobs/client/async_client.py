@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ray_jobs import errors, models
 from ray_jobs.client import submission
 from ray_jobs.client.address import find_address
-from ray_jobs.client.auth import check_headers, default_headers
+from ray_jobs.client.auth import check_cookies, check_headers, default_headers
 from ray_jobs.client.retry import RetryPolicy
 from ray_jobs.client.tls import check_verify
 from ray_jobs.client.types import Progress, ServerInfo
@@ -56,9 +56,7 @@ class AsyncJobSubmissionClient:
     ) -> None:
         self._address = find_address(address)
         self._headers = default_headers() if headers is None else check_headers(headers)
-        if cookies is not None and not isinstance(cookies, Mapping):
-            raise errors.InvalidRequest(f"cookies must be a dict, not {type(cookies).__name__}.")
-        self._cookies = {str(name): str(value) for name, value in (cookies or {}).items()}
+        self._cookies = check_cookies(cookies)
         self._metadata = submission.strings(metadata, "metadata")
         self._verify: bool | Path = check_verify(verify)
         self._retry = RetryPolicy()

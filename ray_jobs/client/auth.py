@@ -128,6 +128,25 @@ def check_headers(headers: Mapping[str, object]) -> dict[str, str]:
     return checked
 
 
+def check_cookies(cookies: Mapping[str, object] | None) -> dict[str, str]:
+    """Return cookies as strings; none for None.
+
+    Raises:
+        InvalidRequest: they are no mapping, or HTTP can't carry them.
+    """
+    if cookies is None:
+        return {}
+    if not isinstance(cookies, Mapping):
+        raise InvalidRequest(f"cookies must be a dict, not {type(cookies).__name__}.")
+    checked = {str(name): str(value) for name, value in cookies.items()}
+    for name, text in checked.items():
+        if not _HEADER_NAME.match(name) or _NO_HEADER_VALUE.search(text) or ";" in text:
+            raise InvalidRequest(
+                f"The cookie {name!r} has a name or a value that no HTTP header can carry."
+            )
+    return checked
+
+
 def authorization(
     headers: Mapping[str, str], basic_auth: str | None, token: str | None
 ) -> dict[str, str]:

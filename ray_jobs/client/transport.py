@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -21,6 +21,9 @@ from ray_jobs.client.connection_errors import mapped
 from ray_jobs.client.proxies import find_proxy
 from ray_jobs.client.tls import ssl_argument
 from ray_jobs.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 
@@ -115,13 +118,19 @@ class Transport:
                 # place of Ray's token.
                 cookies=self._cookies,
                 cookie_jar=aiohttp.CookieJar(unsafe=True, quote_cookie=False),
-                connector=aiohttp.TCPConnector(ssl=ssl_argument(self._verify), limit=100),
+                connector=aiohttp.TCPConnector(ssl=self._tls(), limit=100),
             )
             guard = _guard(session)
             _step(guard.__anext__)
             self._session, self._loop, self._pid = session, loop, os.getpid()
             self._finalizer = weakref.finalize(self, _abandon, session, guard, loop, self._pid)
         return self._session
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        """Return how certificates are verified; those of CAs take a while to load."""
+        proxy = find_proxy(self.address)
+        wanted = self._base.startswith("https:") or (proxy is not None and proxy.scheme == "https")
+        return ssl_argument(self._verify) if wanted else True
 
     def _abandon(self) -> None:
         """Leave the session without waiting for it."""

@@ -97,6 +97,14 @@ def test_headers_that_http_can_not_carry(headers: Any, words: str) -> None:
         AsyncJobSubmissionClient("http://host", headers=headers)
 
 
+@pytest.mark.parametrize(
+    "cookies", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"a": "b; c=d"}, {"a": "\udcff"}, "a=b"]
+)
+def test_cookies_that_http_can_not_carry(cookies: Any) -> None:
+    with pytest.raises(InvalidRequest, match="cookie"):
+        AsyncJobSubmissionClient("http://host", cookies=cookies)
+
+
 async def test_headers_of_all_kinds_arrive(server: JobServer) -> None:
     given: dict[str, Any] = {"X-Text": "a\tb ä", "X-Number": 1.5, "X_!#": ""}
     sent = await sent_headers(server, headers=given)
