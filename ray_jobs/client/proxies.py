@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -22,9 +24,13 @@ def find_proxy(address: Address) -> URL | None:
         InvalidAddress: it is malformed, or no HTTP proxy.
     """
     parts = urlsplit(address.url)
-    if address.is_loopback or any(map(urllib.request.proxy_bypass, (address.host, parts.netloc))):
-        return None
     proxies = urllib.request.getproxies()
+    if (
+        address.is_loopback
+        or any(map(urllib.request.proxy_bypass, (address.host, parts.netloc)))
+        or _in_networks(address.host, proxies.get("no", ""))
+    ):
+        return None
     text = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
     if not text:
         return None
@@ -41,3 +47,12 @@ def find_proxy(address: Address) -> URL | None:
             hint=HINT,
         )
     return proxy
+
+
+def _in_networks(host: str, no_proxy: str) -> bool:
+    """Return whether a host is an address in one of the networks (10.0.0.0/8) of NO_PROXY."""
+    for entry in no_proxy.split(","):
+        with contextlib.suppress(ValueError):  # a name
+            if "/" in entry and ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip()):
+                return True
+    return False

@@ -83,6 +83,9 @@ async def test_what_is_no_http_proxy(monkeypatch: pytest.MonkeyPatch, text: str)
         ("http://a.h:1", {"ALL_PROXY": "q:1", "NO_PROXY": ".h"}, None),
         ("http://[fd00::1]:1", {"ALL_PROXY": "q:1", "NO_PROXY": "fd00::1"}, None),
         ("http://h:1", {"ALL_PROXY": "q:1", "NO_PROXY": "*"}, None),
+        ("http://10.1.2.3:1", {"ALL_PROXY": "q:1", "NO_PROXY": "h, 10.0.0.0/8"}, None),
+        ("http://11.1.2.3:1", {"ALL_PROXY": "q:1", "NO_PROXY": "10.0.0.0/8"}, "http://q:1"),
+        ("http://h:1", {"ALL_PROXY": "q:1", "NO_PROXY": "10.0.0.0/8,a/b"}, "http://q:1"),
     ],
 )
 def test_which_one(
