@@ -115,15 +115,13 @@ class AsyncJobSubmissionClient:
             metadata: To keep with the job.
             submission_id: A unique id; a random one by default.
             job_id: An older name of `submission_id`.
-            entrypoint_num_cpus: To reserve for the entrypoint alone, not for its tasks and actors.
-            entrypoint_num_gpus: Likewise.
+            entrypoint_num_cpus, entrypoint_num_gpus: To reserve for the entrypoint alone.
             entrypoint_memory: Likewise, in bytes.
             entrypoint_resources: Likewise, custom resources by name.
             entrypoint_label_selector: Labels of the node to run on.
             on_progress: Called while packages are built and sent, from any thread.
-            on_sending: Called with the submission id just before the submission is sent, from any
-                thread. If `submit_job` is interrupted before that, there is no job; after it,
-                there may be one.
+            on_sending: Called with the id, from any thread, just before the submission is sent. An
+                interrupt before that leaves no job; one after it may leave one.
 
         Raises:
             InvalidRequest: an argument is malformed; `InvalidRuntimeEnv` for the environment.
@@ -139,9 +137,6 @@ class AsyncJobSubmissionClient:
             "entrypoint_label_selector": entrypoint_label_selector,
         }
         chosen = submission.chosen_id(submission_id, job_id)
-        merged = self._metadata | submission.strings(metadata, "metadata")
-        submission.check_entrypoint(entrypoint)
-        submission.check_resources(resources)
         from ray_jobs.client import submitting
 
         plan = await submitting.plan(runtime_env)
@@ -149,22 +144,19 @@ class AsyncJobSubmissionClient:
             entrypoint=entrypoint,
             submission_id=chosen or submission.new_submission_id(),
             runtime_env=plan.with_placeholders() if plan else {},
-            metadata=merged,
+            metadata=self._metadata | submission.strings(metadata, "metadata"),
             resources=resources,
         )
-        if plan is not None:
-            # After all checks: an upload may take minutes.
-            request.runtime_env = await self._uploaded(plan, on_progress)
-        if on_sending is not None:
-            on_sending(str(request.submission_id))
-        return await submitting.send(self._open(), request, is_own_id=chosen is None)
+        # After all checks: an upload may take minutes.
+        request.runtime_env = await self._uploaded(plan, on_progress)
+        return await submitting.send(self._open(), request, on_sending, is_own_id=chosen is None)
 
     async def _uploaded(
-        self, plan: Plan, on_progress: Callable[[Progress], None] | None
+        self, plan: Plan | None, on_progress: Callable[[Progress], None] | None
     ) -> dict[str, Any]:
         """Return an environment for the wire, its local files uploaded."""
-        if not plan.packages:
-            return plan.fields
+        if plan is None or not plan.packages:
+            return plan.fields if plan else {}
         from ray_jobs.client.upload import upload
 
         info = await self.get_server_info()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs import errors, models
@@ -29,18 +29,27 @@ async def plan(runtime_env: Mapping[str, Any] | None) -> Plan | None:
     return await asyncio.to_thread(normalize, runtime_env)
 
 
-async def send(transport: Transport, request: models.SubmitRequest, *, is_own_id: bool) -> str:
+async def send(
+    transport: Transport,
+    request: models.SubmitRequest,
+    on_sending: Callable[[str], None] | None,
+    *,
+    is_own_id: bool,
+) -> str:
     """Send a submission, and return the id of the job.
 
     It is never sent twice: after a lost answer, the job is looked for instead.
 
     Args:
+        on_sending: Called with the id just before.
         is_own_id: Whether the id is a random one of ours, so that a job that has it is ours.
 
     Raises:
         ServerUnreachable: there was no answer, and the job wasn't found.
     """
     submission_id = str(request.submission_id)
+    if on_sending is not None:
+        on_sending(submission_id)
     try:
         answer = (await transport.request("POST", "/api/jobs/", json=request)).check()
     except errors.ServerUnreachable as error:
