@@ -13,7 +13,8 @@ class RayJobsError(RuntimeError):
     """Something went wrong in ray-jobs.
 
     A `RuntimeError`, so that code written against `ray.job_submission` (which raises bare
-    `RuntimeError`s) keeps catching it.
+    `RuntimeError`s) keeps catching it. Where that raises something else, as for arguments
+    (`ValueError`) and connections (`ConnectionError`), our exception is one of those too.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -34,8 +35,11 @@ def default_message(error_class: type[BaseException]) -> str:
     return (error_class.__doc__ or error_class.__name__).strip().splitlines()[0]
 
 
-class InvalidRequest(RayJobsError):
-    """The request is malformed."""
+class InvalidRequest(RayJobsError, ValueError):
+    """The request is malformed.
+
+    Also a `ValueError`.
+    """
 
     code = "invalid_request"
     http_status = 400
@@ -131,15 +135,21 @@ class ServerNotReady(RayJobsError):
         self.retry_after_s = retry_after_s
 
 
-class ServerUnreachable(RayJobsError):
-    """No job server answers at the address."""
+class ServerUnreachable(RayJobsError, ConnectionError):
+    """No job server answers at the address.
+
+    Also a `ConnectionError`.
+    """
 
     code = "server_unreachable"
     http_status = 502
 
 
-class InvalidAddress(RayJobsError):
-    """The address of the job server is malformed."""
+class InvalidAddress(RayJobsError, ValueError):
+    """The address of the job server is malformed.
+
+    Also a `ValueError`.
+    """
 
     code = "invalid_address"
     http_status = 400
@@ -167,7 +177,10 @@ class LogStreamInterrupted(RayJobsError):
 
 
 class WaitTimeout(RayJobsError, TimeoutError):
-    """The job did not finish in time."""
+    """The job did not finish in time.
+
+    Also a `TimeoutError`.
+    """
 
     code = "wait_timeout"
     http_status = 504

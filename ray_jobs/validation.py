@@ -1,4 +1,8 @@
-"""What a submission must look like. Pure; for the server, and the client before it uploads."""
+"""What a submission must look like. Pure; for the server, and the client before it uploads.
+
+The server judges by `validate`. The client refuses by `check_feasible` only what would fail at any
+job server, Ray's own too.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from ray_jobs.models import SubmitRequest
 
 #: A submission id is part of a file name (`job-driver-<id>.log`), of at most 255 bytes.
 MAX_SUBMISSION_ID_BYTES = 200
+#: The longest that fits into that file name at all.
+MAX_FEASIBLE_ID_BYTES = 255 - len("job-driver-.log")
 #: The kernel takes no argument or environment string over 128 KiB, its final NUL included
 #: (MAX_ARG_STRLEN).
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
@@ -49,13 +55,24 @@ def parse_submit_request(body: bytes) -> SubmitRequest:
 
 def validate(request: SubmitRequest) -> None:
     """Raise `InvalidRequest` with what is wrong and what would be right, or return."""
+    submission_id = request.submission_id or request.job_id
+    if submission_id:
+        check_submission_id(submission_id)
+    check_feasible(request)
+    for name, text in (request.metadata or {}).items():
+        _check_text(f"metadata key {name!r}", name)
+        _check_text(f"metadata[{name!r}]", text)
+
+
+def check_feasible(request: SubmitRequest) -> None:
+    """Raise `InvalidRequest` for what no job server can run, or return."""
     if not request.entrypoint.strip():
         raise InvalidRequest("The entrypoint is empty: give the shell command to run.")
     _check_text("entrypoint", request.entrypoint)
     _check_argument("entrypoint", request.entrypoint)
     submission_id = request.submission_id or request.job_id
     if submission_id:
-        check_submission_id(submission_id)
+        _check_file_name(submission_id, MAX_FEASIBLE_ID_BYTES)
     for name in ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory"):
         value = getattr(request, name)
         if value is not None:
@@ -67,9 +84,6 @@ def validate(request: SubmitRequest) -> None:
                 " entrypoint_num_gpus or entrypoint_memory."
             )
         _check_quantity(f"entrypoint_resources['{name}']", value)
-    for name, text in (request.metadata or {}).items():
-        _check_text(f"metadata key {name!r}", name)
-        _check_text(f"metadata[{name!r}]", text)
     _check_env_vars(request.runtime_env or {})
     _check_argument(
         "runtime_env and metadata together (handed to the driver in one environment variable)",
@@ -79,17 +93,22 @@ def validate(request: SubmitRequest) -> None:
 
 def check_submission_id(submission_id: str) -> None:
     """Raise `InvalidRequest` unless the id can name a job and its log file."""
-    if "/" in submission_id or any(ord(char) < 32 or ord(char) == 127 for char in submission_id):
-        raise InvalidRequest(
-            f"The submission id {submission_id[:80]!r} holds a slash or a control character:"
-            " it is part of a URL and of a file name."
-        )
+    if any(ord(char) < 32 or ord(char) == 127 for char in submission_id):
+        raise InvalidRequest(f"The submission id {submission_id[:80]!r} holds a control character.")
+    _check_file_name(submission_id, MAX_SUBMISSION_ID_BYTES)
+
+
+def _check_file_name(submission_id: str, max_bytes: int) -> None:
     _check_text("submission_id", submission_id)
-    size = len(submission_id.encode())
-    if size > MAX_SUBMISSION_ID_BYTES:
+    if "/" in submission_id:
         raise InvalidRequest(
-            f"The submission id is {size} bytes long; at most {MAX_SUBMISSION_ID_BYTES} are"
-            " allowed, since it is part of a file name."
+            f"The submission id {submission_id[:80]!r} holds a slash: it is part of a file name."
+        )
+    size = len(submission_id.encode())
+    if size > max_bytes:
+        raise InvalidRequest(
+            f"The submission id is {size} bytes long; at most {max_bytes} are allowed, since it is"
+            " part of a file name."
         )
 
 
@@ -125,7 +144,10 @@ def _check_text(what: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{what} holds half of a surrogate pair.") from None
+        raise InvalidRequest(
+            f"{what} is no text: it holds bytes that aren't UTF-8, or half of a surrogate pair."
+            " Encode it as UTF-8; other bytes can travel in a file of the working_dir."
+        ) from None
 
 
 def _check_argument(what: str, text: str) -> None:

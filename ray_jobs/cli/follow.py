@@ -10,6 +10,7 @@ from ray_jobs.cli import outcome
 from ray_jobs.cli.interrupts import Detached, Interrupts
 from ray_jobs.cli.options import Connection
 from ray_jobs.cli.terminal import Spinner, print_error, say, style_status
+from ray_jobs.errors import LogStreamInterrupted
 
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
@@ -36,14 +37,27 @@ def follow_to_the_end(
     try:
         with Interrupts(job_id, lambda: client.stop_job(job_id), stop_at_once=stop_on_interrupt):
             wait_while_pending(client, job_id)
-            write_log(client.tail_job_logs(job_id))
+            log_is_whole = _write_log_until_it_breaks(client, job_id, connection)
             job = client.wait_until_finish(job_id)
     except Detached:
         if job_outlives_us:
             say_how_to_go_on(job_id, connection)
         return outcome.INTERRUPTED
-    say_end(job, job_id, log_is_shown=True)
+    say_end(job, job_id, log_is_shown=log_is_whole)
     return outcome.exit_code_of(job)
+
+
+def _write_log_until_it_breaks(
+    client: JobSubmissionClient, job_id: str, connection: Connection
+) -> bool:
+    """Write the log of a job; return whether all of it came. The job's end is another matter."""
+    try:
+        write_log(client.tail_job_logs(job_id))
+    except LogStreamInterrupted as error:
+        say(f"{error.message} Waiting for the job's end without it.")
+        say(f"  Its log: {connection.command('logs', '-f', job_id)}")
+        return False
+    return True
 
 
 def wait_while_pending(client: JobSubmissionClient, job_id: str) -> None:
@@ -61,8 +75,15 @@ def wait_while_pending(client: JobSubmissionClient, job_id: str) -> None:
 def say_how_to_go_on(job_id: str, connection: Connection) -> None:
     """Say that the job goes on, and how to come back to it or to stop it."""
     say(f"Job {job_id} goes on running.")
+    say_commands(job_id, connection)
+
+
+def say_commands(job_id: str, connection: Connection) -> None:
+    """Say how to follow a job, and how to stop it."""
     say(f"  Follow its log: {connection.command('logs', '-f', job_id)}")
     say(f"  Stop it:        {connection.command('stop', job_id)}")
+    if note := connection.left_out():
+        say(f"  ({note})")
 
 
 def describe_end(job: JobInfo, job_id: str) -> str:

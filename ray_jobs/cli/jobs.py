@@ -19,8 +19,14 @@ from ray_jobs.cli.follow import (
 )
 from ray_jobs.cli.interrupts import Detached, Interrupts
 from ray_jobs.cli.options import Connection, connection_options, format_option
+from ray_jobs.cli.param_types import Number
 from ray_jobs.cli.terminal import Spinner, print_error, say
-from ray_jobs.errors import RayJobsError, UnsupportedByServer, WaitTimeout
+from ray_jobs.errors import (
+    LogStreamInterrupted,
+    RayJobsError,
+    UnsupportedByServer,
+    WaitTimeout,
+)
 
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
@@ -73,6 +79,12 @@ def logs(
         except Detached:
             say_how_to_go_on(job_id, connection)
             ctx.exit(outcome.INTERRUPTED)
+        except LogStreamInterrupted as error:
+            # What was asked for, the log, is not whole: not 0, whatever becomes of the job.
+            print_error(
+                error.message, f"The job goes on: {connection.command('logs', '-f', job_id)}"
+            )
+            ctx.exit(outcome.ERROR)
         say(describe_end(job, job_id))
 
 
@@ -88,7 +100,7 @@ def _follow(client: JobSubmissionClient, job_id: str, tail: int | None) -> None:
 
 @click.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer.")
+@click.option("--timeout", type=Number(endless=True), metavar="SECONDS", help="Wait no longer.")
 @connection_options
 @click.pass_context
 def wait(ctx: click.Context, job_id: str, timeout: float | None, connection: Connection) -> None:

@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ray_jobs.cli.guard import DEBUG_KEY
+from ray_jobs.cli.param_types import BoolOrPath, Headers
 
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
-
-    BoolOrPathParam = click.ParamType[bool | str]
-    JsonObjectParam = click.ParamType[dict[str, Any]]
-else:
-    # Generic for type checkers only: not so in click before 8.4.
-    BoolOrPathParam = JsonObjectParam = click.ParamType
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -33,6 +28,8 @@ class Connection:
     address: str | None
     verify: bool | str
     headers: dict[str, str] | None
+    #: Whether --headers was given: those of the environment are there for the next command too.
+    headers_given: bool = False
 
     def client(self) -> JobSubmissionClient:
         """Return a client for it; to be closed by the caller."""
@@ -42,53 +39,28 @@ class Connection:
         return JobSubmissionClient(self.address, headers=self.headers, verify=self.verify)
 
     def command(self, *words: str) -> str:
-        """Return a `ray-jobs` command line to show to the user, for the same server."""
-        if self.address is None:
-            return shlex.join(["ray-jobs", *words])
+        """Return a `ray-jobs` command line to show to the user, for the same server.
+
+        Without what may be secret: see `left_out`.
+        """
+        line = ["ray-jobs", *words]
+        if self.address is not None:
+            line += ["--address", self._shown_address()]
+        if self.verify is not True:
+            line += ["--verify", str(self.verify).lower() if self.verify is False else self.verify]
+        return shlex.join(line)
+
+    def left_out(self) -> str | None:
+        """Return what the user has to add to `command`, in words, or None."""
+        missing = ["the --headers"] if self.headers_given else []
+        if self.address is not None and self._shown_address() != self.address:
+            missing.append("the password in the address (***)")
+        return f"Left out here, for it may be secret: {' and '.join(missing)}." if missing else None
+
+    def _shown_address(self) -> str:
         from ray_jobs.client.address import redact
 
-        return shlex.join(["ray-jobs", *words, "--address", redact(self.address)])
-
-
-class BoolOrPath(BoolOrPathParam):
-    """True or false, or the path of a CA bundle."""
-
-    name = "BOOLEAN|PATH"
-
-    def convert(
-        self,
-        value: Any,
-        param: click.Parameter | None,  # noqa: ARG002
-        ctx: click.Context | None,  # noqa: ARG002
-    ) -> bool | str:
-        if isinstance(value, bool):
-            return value
-        words = {"true": True, "1": True, "false": False, "0": False}
-        return words.get(str(value).lower(), str(value))
-
-
-class JsonObject(JsonObjectParam):
-    """A JSON object, given as text."""
-
-    name = "JSON"
-
-    def __init__(self, example: str) -> None:
-        self.example = example
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        import json
-
-        try:
-            parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"not valid JSON ({error}). Example: {self.example}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail(f"must be a JSON object. Example: {self.example}", param, ctx)
-        return parsed
+        return redact(self.address or "")
 
 
 def _remember_debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -106,6 +78,24 @@ def debug_option(function: Decorated) -> Decorated:
         callback=_remember_debug,
         help="Print the traceback of an error. Same as RAY_JOBS_DEBUG=1.",
     )(function)
+
+
+def _no_colours(ctx: click.Context, _param: click.Parameter, value: str) -> None:
+    if value.lower() in ("false", "never"):
+        # The guard, which prints errors, has the root context.
+        ctx.color = ctx.find_root().color = False
+
+
+def _stock_logging_options(function: Decorated) -> Decorated:
+    """Accept what every command of Ray's own `ray job` accepts; only the colours mean anything."""
+    quiet: dict[str, Any] = {"hidden": True, "expose_value": False}
+    function = click.option("-v", "--verbose", count=True, **quiet)(function)
+    colours = click.Choice(["auto", "false", "true", "never"], case_sensitive=False)
+    function = click.option(
+        "--log-color", type=colours, callback=_no_colours, default="auto", **quiet
+    )(function)
+    styles = click.Choice(["auto", "record", "pretty"], case_sensitive=False)
+    return click.option("--log-style", type=styles, **quiet)(function)
 
 
 def address_option(function: Decorated) -> Decorated:
@@ -130,14 +120,16 @@ def connection_options(function: Decorated) -> Decorated:
         headers: dict[str, str] | None,
         **kwargs: Any,
     ) -> Any:
+        source = click.get_current_context().get_parameter_source("headers")
+        given = source is click.core.ParameterSource.COMMANDLINE
         # An empty address is an unset one, as in `--address "$ADDRESS"`.
-        connection = Connection(address or None, verify, headers)
+        connection = Connection(address or None, verify, headers, headers_given=given)
         return function(*args, connection=connection, **kwargs)
 
-    wrapped = debug_option(wrapper)
+    wrapped = _stock_logging_options(debug_option(wrapper))
     wrapped = click.option(
         "--headers",
-        type=JsonObject('{"X-Team": "a"}'),
+        type=Headers('{"X-Team": "a"}'),
         envvar=HEADERS_VARIABLE,
         show_envvar=True,
         help="HTTP headers to send with every request.",

@@ -15,13 +15,13 @@ from ray_jobs.cli.options import (
     connection_options,
     debug_option,
 )
-from ray_jobs.cli.terminal import say
 from ray_jobs.errors import RayJobsError
 
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
 
-INSTALL_HINT = 'Install it with: pip install "ray-jobs[server]"'
+#: From a clone (or a wheel): ray-jobs is in no package index.
+INSTALL_HINT = 'Install it from a clone of ray-jobs: pip install ".[server]"'
 
 
 def require_ray() -> None:
@@ -129,11 +129,8 @@ def version(connection: Connection) -> None:
     click.echo(f"ray-jobs {client_version()}")
     if not (connection.address or address_from_environment()):
         return
-    try:
-        with connection.client() as client:
-            click.echo(f"server {_describe_server(client)}")
-    except RayJobsError as error:
-        say(f"server: {error.message}")
+    with connection.client() as client:
+        click.echo(f"server {_describe_server(client)}")
 
 
 def _describe_server(client: JobSubmissionClient) -> str:

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_jobs.cli.follow import follow_to_the_end
+from ray_jobs.cli import outcome
+from ray_jobs.cli.follow import follow_to_the_end, say_commands
 from ray_jobs.cli.options import (
     Connection,
     Decorated,
-    JsonObject,
     address_from_environment,
     connection_options,
 )
-from ray_jobs.cli.terminal import UploadProgress, say
+from ray_jobs.cli.param_types import JsonObject, Number, complete_path
+from ray_jobs.cli.terminal import UploadProgress, print_error, say
 from ray_jobs.errors import RayJobsError
 
 if TYPE_CHECKING:
@@ -59,22 +60,50 @@ class Submission:
             merged["working_dir"] = self.working_dir
         return merged or None
 
-    def submit(self, client: JobSubmissionClient) -> str:
-        """Submit it, and return the job's id."""
+    def submit(self, client: JobSubmissionClient, say_interrupted: Callable[[str], None]) -> str:
+        """Submit it, and return the job's id.
+
+        Args:
+            say_interrupted: Called when Ctrl-C comes while the job may or may not exist, with the
+                id that it would have.
+        """
         runtime_env = self.merged_runtime_env()
-        with UploadProgress() as progress:
-            return client.submit_job(
-                entrypoint=shlex.join(self.entrypoint),
-                submission_id=self.submission_id or self.job_id,
-                runtime_env=runtime_env,
-                metadata=self.metadata_json,
-                entrypoint_num_cpus=self.entrypoint_num_cpus,
-                entrypoint_num_gpus=self.entrypoint_num_gpus,
-                entrypoint_memory=self.entrypoint_memory,
-                entrypoint_resources=self.entrypoint_resources,
-                entrypoint_label_selector=self.entrypoint_label_selector,
-                on_progress=progress,
-            )
+        sent: list[str] = []
+        try:
+            with UploadProgress() as progress:
+                return client.submit_job(
+                    entrypoint=shlex.join(self.entrypoint),
+                    submission_id=self.submission_id or self.job_id,
+                    runtime_env=runtime_env,
+                    metadata=self.metadata_json,
+                    entrypoint_num_cpus=self.entrypoint_num_cpus,
+                    entrypoint_num_gpus=self.entrypoint_num_gpus,
+                    entrypoint_memory=self.entrypoint_memory,
+                    entrypoint_resources=self.entrypoint_resources,
+                    entrypoint_label_selector=self.entrypoint_label_selector,
+                    on_progress=progress,
+                    on_sending=sent.append,
+                )
+        except KeyboardInterrupt:
+            if sent:
+                say_interrupted(sent[0])
+            else:
+                print_error("interrupted. Nothing was submitted.")
+            raise click.exceptions.Exit(outcome.INTERRUPTED) from None
+
+
+def _sayer_of_interrupts(connection: Connection) -> Callable[[str], None]:
+    """Return what says that a job may have been submitted, and how to stop it then."""
+
+    def say_interrupted(job_id: str) -> None:
+        print_error(
+            f"interrupted. The job may have been submitted as {job_id}.",
+            f"Stop it with: {connection.command('stop', job_id)}",
+        )
+        if note := connection.left_out():
+            say(f"({note})")
+
+    return say_interrupted
 
 
 def _read_runtime_env(path: str) -> dict[str, Any]:
@@ -137,7 +166,12 @@ def _as_text(value: dict[str, Any] | None) -> str | None:
 _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
     click.option("--submission-id", metavar="ID", help="Id of the job. Default: a new one."),
     click.option("--job-id", metavar="ID", help="Deprecated: the same as --submission-id."),
-    click.option("--runtime-env", metavar="FILE", help="YAML file with the runtime environment."),
+    click.option(
+        "--runtime-env",
+        metavar="FILE",
+        shell_complete=complete_path,
+        help="YAML file with the runtime environment.",
+    ),
     click.option(
         "--runtime-env-json",
         type=JsonObject('{"pip": ["requests"]}'),
@@ -146,24 +180,37 @@ _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
     click.option(
         "--working-dir",
         metavar="DIR|URI",
+        shell_complete=complete_path,
         help="Directory or .zip to upload, or remote URI, that the job runs in.",
     ),
     click.option(
-        "--metadata-json", type=JsonObject('{"team": "a"}'), help="Metadata of the job, as JSON."
+        "--metadata-json",
+        type=JsonObject('{"team": "a"}', of="strings"),
+        help="Metadata of the job, as JSON.",
     ),
-    click.option("--entrypoint-num-cpus", type=float, help="CPUs to reserve for the entrypoint."),
-    click.option("--entrypoint-num-gpus", type=float, help="GPUs to reserve for the entrypoint."),
     click.option(
-        "--entrypoint-memory", type=int, help="Memory to reserve for the entrypoint, in bytes."
+        "--entrypoint-num-cpus",
+        type=Number(endless=False),
+        help="CPUs to reserve for the entrypoint.",
+    ),
+    click.option(
+        "--entrypoint-num-gpus",
+        type=Number(endless=False),
+        help="GPUs to reserve for the entrypoint.",
+    ),
+    click.option(
+        "--entrypoint-memory",
+        type=click.IntRange(min=0),
+        help="Memory to reserve for the entrypoint, in bytes.",
     ),
     click.option(
         "--entrypoint-resources",
-        type=JsonObject('{"special": 1}'),
+        type=JsonObject('{"special": 1}', of="numbers"),
         help="Custom resources to reserve for the entrypoint, as JSON.",
     ),
     click.option(
         "--entrypoint-label-selector",
-        type=JsonObject('{"ray.io/market-type": "spot"}'),
+        type=JsonObject('{"ray.io/market-type": "spot"}', of="strings"),
         help="Labels of the node that the entrypoint is to run on, as JSON.",
     ),
     click.option(
@@ -172,6 +219,14 @@ _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
         help="Let the first Ctrl-C stop the job, rather than leave it running.",
     ),
 ]
+
+
+def _check_entrypoint(
+    ctx: click.Context, param: click.Parameter, words: tuple[str, ...]
+) -> tuple[str, ...]:
+    if words and not words[0].strip():
+        raise click.BadParameter("the command is empty.", ctx=ctx, param=param)
+    return words
 
 
 def submission_options(function: Decorated) -> Decorated:
@@ -185,7 +240,13 @@ def submission_options(function: Decorated) -> Decorated:
         return function(*args, submission=Submission(**fields), **kwargs)
 
     wrapped: Any = click.argument(
-        "entrypoint", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- ENTRYPOINT..."
+        "entrypoint",
+        nargs=-1,
+        required=True,
+        type=click.UNPROCESSED,
+        metavar="-- ENTRYPOINT...",
+        callback=_check_entrypoint,
+        shell_complete=complete_path,
     )(wrapper)
     for option in reversed(_SUBMISSION_OPTIONS):
         wrapped = option(wrapped)
@@ -218,12 +279,11 @@ def submit(
     """
     _call_hook(submission, connection, no_wait)
     with connection.client() as client:
-        job_id = submission.submit(client)
+        job_id = submission.submit(client, _sayer_of_interrupts(connection))
         if no_wait:
             click.echo(job_id)
         say(f"Job {job_id} submitted.")
-        say(f"  Follow its log: {connection.command('logs', '-f', job_id)}")
-        say(f"  Stop it:        {connection.command('stop', job_id)}")
+        say_commands(job_id, connection)
         if not no_wait:
             code = follow_to_the_end(
                 client, job_id, connection, stop_on_interrupt=stop_on_interrupt
@@ -246,7 +306,7 @@ def run(
     With an --address (or one in the environment), or a cluster that answers at
     http://127.0.0.1:8265, this is `submit`. Otherwise (or with --address local) a cluster is
     started on this machine for the job, and stopped after it; Ctrl-C then stops the job. That
-    needs `pip install "ray-jobs[server]"`.
+    needs Ray: `pip install ".[server]"` from a clone of the repository.
 
     \b
     Example:
@@ -256,7 +316,7 @@ def run(
     if _finds_cluster(connection):
         with connection.client() as client:
             say(f"Using the cluster at {client.address}.")
-            job_id = submission.submit(client)
+            job_id = submission.submit(client, _sayer_of_interrupts(connection))
             say(f"Job {job_id} submitted.")
             code = follow_to_the_end(
                 client, job_id, connection, stop_on_interrupt=stop_on_interrupt
@@ -284,7 +344,7 @@ def _run_on_local_cluster(submission: Submission) -> int:
     with LocalCluster() as cluster:
         connection = Connection(cluster.url, verify=True, headers=None)
         with connection.client() as client:
-            job_id = submission.submit(client)
+            job_id = submission.submit(client, lambda _: print_error("interrupted."))
             say(f"Job {job_id} submitted.")
             return follow_to_the_end(
                 client, job_id, connection, stop_on_interrupt=True, job_outlives_us=False

@@ -36,7 +36,9 @@ def is_terminal(stream: TextIO) -> bool:
 
 def colours(stream: TextIO) -> bool:
     """Return whether to use colours on a stream (see https://no-color.org)."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+    ctx = click.get_current_context(silent=True)
+    unwanted = os.environ.get("NO_COLOR") or (ctx is not None and ctx.color is False)
+    return is_terminal(stream) and not unwanted
 
 
 def style(text: str, colour: str, stream: TextIO) -> str:

@@ -88,6 +88,8 @@ def parse_address(text: str, source: str = "address") -> Address:
         InvalidAddress: it is malformed, or has a scheme other than http, https and ray.
     """
     text = text.strip()
+    if not _is_unicode(text):
+        raise _invalid(text, "it holds bytes that aren't UTF-8")
     if text in {"auto", "local"}:
         # Ray would look for a cluster on this machine: its dashboard is here, by default.
         text = DEFAULT_ADDRESS
@@ -138,6 +140,11 @@ def _invalid(text: str, why: str) -> InvalidAddress:
         f"{redact(text)!r} is not the address of a job server: {why}.",
         hint="Give the URL of the cluster's dashboard, such as http://head-node:8265.",
     )
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no surrogates, as which Python shows bytes that aren't UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _bracketed(host: str) -> str:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ray_jobs import errors, models
 from ray_jobs.client import submission
 from ray_jobs.client.address import find_address
-from ray_jobs.client.auth import check_headers, default_headers
+from ray_jobs.client.auth import check_cookies, check_headers, default_headers
 from ray_jobs.client.retry import RetryPolicy
 from ray_jobs.client.tls import check_verify
 from ray_jobs.client.types import Progress, ServerInfo
 from ray_jobs.models import JobDetails, JobInfo, JobStatus
 
 if TYPE_CHECKING:
+    from ray_jobs.client.runtime_env import Plan
     from ray_jobs.client.transport import Answer, Transport
     from ray_jobs.client.waiting import Ask
 
@@ -54,11 +55,8 @@ class AsyncJobSubmissionClient:
         verify: bool | str | os.PathLike[str] = True,
     ) -> None:
         self._address = find_address(address)
-        given = check_headers(headers)
-        self._headers = default_headers() if given is None else given
-        if cookies is not None and not isinstance(cookies, Mapping):
-            raise errors.InvalidRequest(f"cookies must be a dict, not {type(cookies).__name__}.")
-        self._cookies = {str(name): str(value) for name, value in (cookies or {}).items()}
+        self._headers = default_headers() if headers is None else check_headers(headers)
+        self._cookies = check_cookies(cookies)
         self._metadata = submission.strings(metadata, "metadata")
         self._verify: bool | Path = check_verify(verify)
         self._retry = RetryPolicy()
@@ -107,6 +105,7 @@ class AsyncJobSubmissionClient:
         entrypoint_resources: Mapping[str, float] | None = None,
         entrypoint_label_selector: Mapping[str, str] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_sending: Callable[[str], None] | None = None,
     ) -> str:
         """Submit a job, and return its submission id without waiting for it.
 
@@ -116,12 +115,13 @@ class AsyncJobSubmissionClient:
             metadata: To keep with the job.
             submission_id: A unique id; a random one by default.
             job_id: An older name of `submission_id`.
-            entrypoint_num_cpus: To reserve for the entrypoint alone, not for its tasks and actors.
-            entrypoint_num_gpus: Likewise.
+            entrypoint_num_cpus, entrypoint_num_gpus: To reserve for the entrypoint alone.
             entrypoint_memory: Likewise, in bytes.
             entrypoint_resources: Likewise, custom resources by name.
             entrypoint_label_selector: Labels of the node to run on.
             on_progress: Called while packages are built and sent, from any thread.
+            on_sending: Called with the id, from any thread, just before the submission is sent. An
+                interrupt before that leaves no job; one after it may leave one.
 
         Raises:
             InvalidRequest: an argument is malformed; `InvalidRuntimeEnv` for the environment.
@@ -133,40 +133,30 @@ class AsyncJobSubmissionClient:
             "entrypoint_num_cpus": entrypoint_num_cpus,
             "entrypoint_num_gpus": entrypoint_num_gpus,
             "entrypoint_memory": entrypoint_memory,
-            "entrypoint_resources": entrypoint_resources and dict(entrypoint_resources),
-            "entrypoint_label_selector": entrypoint_label_selector
-            and dict(entrypoint_label_selector),
+            "entrypoint_resources": entrypoint_resources,
+            "entrypoint_label_selector": entrypoint_label_selector,
         }
         chosen = submission.chosen_id(submission_id, job_id)
-        merged = self._metadata | submission.strings(metadata, "metadata")
-        submission.check_entrypoint(entrypoint)
-        submission.check_resources(resources)
+        from ray_jobs.client import submitting
+
+        plan = await submitting.plan(runtime_env)
         request = submission.build_request(
             entrypoint=entrypoint,
             submission_id=chosen or submission.new_submission_id(),
-            runtime_env=await self._prepare(runtime_env, on_progress),
-            metadata=merged,
+            runtime_env=plan.with_placeholders() if plan else {},
+            metadata=self._metadata | submission.strings(metadata, "metadata"),
             resources=resources,
         )
-        from ray_jobs.client.submitting import send
+        # After all checks: an upload may take minutes.
+        request.runtime_env = await self._uploaded(plan, on_progress)
+        return await submitting.send(self._open(), request, on_sending, is_own_id=chosen is None)
 
-        return await send(self._open(), request, is_own_id=chosen is None)
-
-    async def _prepare(
-        self,
-        runtime_env: Mapping[str, Any] | None,
-        on_progress: Callable[[Progress], None] | None,
+    async def _uploaded(
+        self, plan: Plan | None, on_progress: Callable[[Progress], None] | None
     ) -> dict[str, Any]:
         """Return an environment for the wire, its local files uploaded."""
-        if not runtime_env:
-            if runtime_env is not None and not isinstance(runtime_env, Mapping):
-                raise errors.InvalidRuntimeEnv("runtime_env must be a dict.")
-            return {}
-        from ray_jobs.client.runtime_env import normalize
-
-        plan = await asyncio.to_thread(normalize, runtime_env)
-        if not plan.packages:
-            return plan.fields
+        if plan is None or not plan.packages:
+            return plan.fields if plan else {}
         from ray_jobs.client.upload import upload
 
         info = await self.get_server_info()

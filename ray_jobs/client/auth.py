@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,9 @@ TOKEN_HINT = (
     "Give Ray's token in RAY_AUTH_TOKEN, name the file that holds it in RAY_AUTH_TOKEN_PATH, or "
     "put it into ~/.ray/auth_token (`ray get-auth-token` prints it on the head node)."
 )
+#: As RFC 9110 has it.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_NO_HEADER_VALUE = re.compile(r"[\x00-\x08\n-\x1f\x7f\ud800-\udfff]")
 #: Where Kubernetes puts the token of a pod's service account.
 _SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
@@ -82,36 +86,64 @@ def default_headers(environment: Mapping[str, str] | None = None) -> dict[str, s
     text = environment.get(HEADERS_VARIABLE, "")
     if not text.strip():
         return {}
-    import msgspec
+    import json
 
+    hint = f"""For example: {HEADERS_VARIABLE}='{{"X-Team": "a"}}'"""
     try:
-        headers = msgspec.json.decode(text, type=dict[str, str | int | float])
-    except msgspec.MsgspecError as error:
-        raise InvalidRequest(
-            f"{HEADERS_VARIABLE} must hold a JSON object of strings: {error}.",
-            hint=f"""For example: {HEADERS_VARIABLE}='{{"X-Team": "a"}}'""",
-        ) from None
-    return {name: str(value) for name, value in headers.items()}
+        headers = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{HEADERS_VARIABLE} is not valid JSON: {error}.", hint=hint) from None
+    if not isinstance(headers, dict):
+        raise InvalidRequest(f"{HEADERS_VARIABLE} must hold a JSON object.", hint=hint)
+    try:
+        return check_headers(headers)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{HEADERS_VARIABLE}: {error}", hint=hint) from None
 
 
-def check_headers(headers: Mapping[str, object] | None) -> dict[str, str] | None:
-    """Return headers as strings.
+def check_headers(headers: Mapping[str, object]) -> dict[str, str]:
+    """Return headers as strings; those of the SDK, of RAY_JOB_HEADERS and of `--headers`.
 
     Raises:
-        InvalidRequest: they are no mapping of strings, or could smuggle in other headers.
+        InvalidRequest: they are no mapping of names to texts or numbers, or HTTP can't carry them.
     """
-    if headers is None:
-        return None
     if not isinstance(headers, Mapping):
         raise InvalidRequest(f"headers must be a dict, not {type(headers).__name__}.")
     checked = {}
     for name, value in headers.items():
-        if not isinstance(name, str) or not name:
-            raise InvalidRequest("headers must be a dict of strings.")
+        if not isinstance(name, str) or not _HEADER_NAME.match(name):
+            raise InvalidRequest(
+                f"{name!r} is not the name of a header: it takes letters, digits and hyphens."
+            )
+        # The value isn't shown: it may be a secret.
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise InvalidRequest(f"The header {name} must be a string, not {type(value).__name__}.")
         text = str(value)
-        if any(character in name + text for character in "\r\n\0"):
-            raise InvalidRequest(f"The header {name!r} has a line break in it.")
+        if _NO_HEADER_VALUE.search(text):
+            raise InvalidRequest(
+                f"The header {name} has a line break, another control character, or bytes that "
+                "aren't UTF-8 in it."
+            )
         checked[name] = text
+    return checked
+
+
+def check_cookies(cookies: Mapping[str, object] | None) -> dict[str, str]:
+    """Return cookies as strings; none for None.
+
+    Raises:
+        InvalidRequest: they are no mapping, or HTTP can't carry them.
+    """
+    if cookies is None:
+        return {}
+    if not isinstance(cookies, Mapping):
+        raise InvalidRequest(f"cookies must be a dict, not {type(cookies).__name__}.")
+    checked = {str(name): str(value) for name, value in cookies.items()}
+    for name, text in checked.items():
+        if not _HEADER_NAME.match(name) or _NO_HEADER_VALUE.search(text) or ";" in text:
+            raise InvalidRequest(
+                f"The cookie {name!r} has a name or a value that no HTTP header can carry."
+            )
     return checked
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -21,8 +22,15 @@ _inherited: list[object] = []
 class _Call(Generic[T]):
     """A coroutine on its way through a loop of another thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, T],
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_end` is called in the loop."""
         self._loop = loop
+        self._on_end = on_end
         self._coroutine = coroutine
         self._task: asyncio.Task[T] | None = None
         self._is_cancelled = False
@@ -32,7 +40,12 @@ class _Call(Generic[T]):
         if self._is_cancelled:
             return
         self._task = self._loop.create_task(self._coroutine)
-        self._task.add_done_callback(lambda _: self._ended.set())
+        self._task.add_done_callback(self._end)
+
+    def _end(self, _task: asyncio.Task[T]) -> None:
+        self._ended.set()
+        if self._on_end is not None:
+            self._on_end()
 
     def result(self, timeout: float | None = None) -> T:
         """Begin, wait for the end, and return the result.
@@ -45,19 +58,21 @@ class _Call(Generic[T]):
             self._loop.call_soon_threadsafe(self._begin)
             ended = self._ended.wait(timeout)
         except BaseException:  # KeyboardInterrupt, or what else a signal handler raises
-            self._cancel()
+            self.cancel()
             # Not before it is over: the caller may want to use what it still holds.
             self._ended.wait(CLOSE_TIMEOUT_S)
             raise
         if not ended or self._task is None:
-            self._cancel()
+            self.cancel()
             raise TimeoutError
         try:
             return self._task.result()
         except asyncio.CancelledError:
             raise RuntimeError("The client was closed.") from None
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Have it end, soon."""
+
         def cancel() -> None:
             if self._task is not None:
                 self._task.cancel()
@@ -102,6 +117,38 @@ class BackgroundLoop:
             coroutine.close()
             raise
         return call.result()
+
+    async def wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, and return its result, to a coroutine of another loop.
+
+        Cancelling the latter cancels the former.
+
+        Raises:
+            RuntimeError: it was stopped.
+        """
+        if self._stopped:
+            coroutine.close()
+            raise RuntimeError("The client is closed.")
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def on_end() -> None:
+            with contextlib.suppress(RuntimeError):  # the other loop is closed meanwhile
+                loop.call_soon_threadsafe(ended.set)
+
+        call = _Call(self._started(), coroutine, on_end)
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            call.cancel()
+            # Not before it is over, as in `run`.
+            await ended.wait()
+            raise
+        return call.result()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing runs on it any more."""
+        return self._stopped
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._pid != os.getpid():

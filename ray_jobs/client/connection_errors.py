@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import aiohttp
+from yarl import URL
 
 from ray_jobs import errors
 from ray_jobs.client.address import Address, redact
+from ray_jobs.client.proxies import HINT
 
 Mapper = Callable[[str, BaseException, Address], errors.RayJobsError]
 
@@ -31,7 +33,19 @@ def _no_such_host(_where: str, _error: BaseException, address: Address) -> error
 def _proxy(_where: str, error: BaseException, address: Address) -> errors.RayJobsError:
     return errors.ServerUnreachable(
         f"The proxy on the way to {address.url} doesn't let us through: {redact(str(error))}.",
-        hint="Check HTTP_PROXY and HTTPS_PROXY; NO_PROXY lists hosts that need no proxy.",
+        hint=HINT,
+    )
+
+
+def _no_proxy(error: aiohttp.ClientConnectorError, address: Address) -> errors.RayJobsError:
+    if type(error).__name__ == "ClientConnectorDNSError":
+        reason = f"the host {error.host!r} can't be found"
+    else:
+        reason = error.strerror or str(error.os_error)
+    return errors.ServerUnreachable(
+        f"The proxy {error.host}:{error.port} on the way to {address.url} can't be reached: "
+        f"{redact(reason)}.",
+        hint=HINT,
     )
 
 
@@ -110,15 +124,22 @@ MAPPING: dict[str, Mapper] = {
 
 
 @contextmanager
-def mapped(where: str, address: Address) -> Iterator[None]:
+def mapped(where: str, address: Address, proxy: URL | None = None) -> Iterator[None]:
     """Turn what aiohttp raises into our exceptions.
 
     Args:
         where: The request, as in `GET http://host:8265/api/jobs/`.
+        proxy: Asked instead of the server.
     """
     try:
         yield
+    except errors.RayJobsError:
+        raise  # some of them are OSErrors too
     except aiohttp.ClientError as error:
+        # A proxy is the only one that is looked up and connected to; TLS is between the ends.
+        is_tls = isinstance(error, aiohttp.ClientSSLError)
+        if isinstance(error, aiohttp.ClientConnectorError) and proxy is not None and not is_tls:
+            raise _no_proxy(error, address) from error
         for error_class in type(error).__mro__:
             mapper = MAPPING.get(error_class.__name__)
             if mapper is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def _lines(path: Path, name: str, above: tuple[Path, ...]) -> Iterable[str]:
     for line in text.replace("\\\n", " ").strip().splitlines():
         included = _included(line)
         if included is None:
+            _check_not_here(line, path, name)
             yield line
         else:
             yield from _lines(path.parent / included, name, (*above, path))
@@ -108,8 +110,27 @@ def _included(line: str) -> str | None:
     for flag in ("--requirement", "-r"):
         if line.startswith(flag):
             rest = line[len(flag) :].split(" #", 1)[0].strip(" =\t")
-            return rest if rest and "://" not in rest else None
+            return rest if rest and "://" not in rest and "${" not in rest else None
     return None
+
+
+#: What names a file by its place beside the requirements file: a constraints file, an editable
+#: project, a project or wheel. Absolute paths and `${...}` are for the nodes to find.
+_LOCAL = re.compile(
+    r"(?:--constraint|-c|--editable|-e)[ =\t]*(?!\S*://)[^\s=/~$]"
+    r"|\.{1,2}(?:/|\[|\s|$)"
+)
+
+
+def _check_not_here(line: str, path: Path, name: str) -> None:
+    if _LOCAL.match(line.strip()):
+        raise InvalidRuntimeEnv(
+            f"runtime_env.{name}: {path} has the line {line.strip()!r}, which names a file of this "
+            "machine; the cluster doesn't have it.",
+            hint="Put it into the working_dir, and name it in the requirements as "
+            "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/..., or give a URL. A project's code can go "
+            "into py_modules.",
+        )
 
 
 def conda(value: Any) -> str | dict[str, Any]:

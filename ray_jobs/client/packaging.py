@@ -259,7 +259,10 @@ def too_large(content: Content, size: int | None, limit: int) -> PackageTooLarge
     if size is not None:
         message += f"it takes {size_text(size)}."
     else:
-        message += f"its files take {size_text(content.total_bytes)}, and little less when packed."
+        message += (
+            f"its files take {size_text(content.total_bytes)} unpacked, and packing them was given "
+            "up at the limit."
+        )
     message += " Nothing was sent."
     if package.kind == "directory":
         largest = sorted(content.entries, key=lambda entry: entry.size, reverse=True)[:5]

@@ -20,6 +20,8 @@ _RENAMED = {"nsight": "_nsight", "rocprof_sys": "_rocprof_sys"}
 #: Set where a cluster has plugins of its own, which bring fields of their own.
 _PLUGIN_VARIABLES = ("RAY_RUNTIME_ENV_PLUGINS", "RAY_RUNTIME_ENV_PLUGIN_SCHEMAS")
 
+#: As long as the URI of a package.
+_PLACEHOLDER = f"gcs://_ray_pkg_{'0' * 40}.zip"
 #: Ray's default, in seconds.
 SETUP_TIMEOUT_S = 600
 
@@ -30,6 +32,10 @@ class Plan:
 
     fields: dict[str, Any]
     packages: list[Package] = field(default_factory=list)
+
+    def with_placeholders(self) -> dict[str, Any]:
+        """Return the environment as it will be but for the hashes in the packages' URIs."""
+        return self.with_uris([_PLACEHOLDER] * len(self.packages))
 
     def with_uris(self, uris: list[str]) -> dict[str, Any]:
         """Return the environment with the URIs of the packages, in their order."""
@@ -54,7 +60,11 @@ def normalize(runtime_env: Mapping[str, Any]) -> Plan:
     _check_names(given)
     fields: dict[str, Any] = {}
     for name, value in given.items():
-        normalized = _FIELDS[name](value) if name in _FIELDS else copy.deepcopy(value)
+        try:
+            normalized = _FIELDS[name](value) if name in _FIELDS else copy.deepcopy(value)
+        except (TypeError, RecursionError) as error:
+            # What can't even be copied: an open file, a lock.
+            raise InvalidRuntimeEnv(f"runtime_env.{name} is no plain data: {error}.") from error
         if normalized is not None:
             fields[name] = normalized
     _check_combinations(fields)

@@ -6,8 +6,11 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ray_jobs.errors import InvalidRequest
+import msgspec
+
+from ray_jobs.errors import InvalidRequest, InvalidRuntimeEnv
 from ray_jobs.models import JobStatus, SubmitRequest
+from ray_jobs.validation import check_feasible
 
 #: No 0 and O, 1 and l and I: ids are read aloud and typed.
 _ALPHABET = "23456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -62,24 +65,50 @@ def build_request(
     metadata: Mapping[str, str],
     resources: Mapping[str, Any],
 ) -> SubmitRequest:
-    """Return the request for a job.
+    """Return the request for a job, one that can be sent and that a job server can run.
 
     Args:
         runtime_env: Without local paths.
         resources: The `entrypoint_*` arguments of `submit_job`.
 
     Raises:
-        InvalidRequest: an argument is of the wrong type, or negative.
+        InvalidRequest: an argument is of the wrong type, or no server could do anything with it.
     """
     check_entrypoint(entrypoint)
     check_resources(resources)
-    return SubmitRequest(
+    plain: dict[str, Any] = {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in resources.items()
+    }
+    request = SubmitRequest(
         entrypoint=entrypoint,
         submission_id=submission_id,
         runtime_env=runtime_env,
         metadata=dict(metadata),
-        **resources,
+        **plain,
     )
+    _check_json(request)
+    check_feasible(request)
+    return request
+
+
+def _check_json(request: SubmitRequest) -> None:
+    """Raise InvalidRequest for what JSON has no form for, naming the argument."""
+    for name in request.__struct_fields__:
+        error_class = InvalidRuntimeEnv if name == "runtime_env" else InvalidRequest
+        try:
+            msgspec.json.encode(getattr(request, name))
+        except UnicodeEncodeError as error:
+            raise error_class(
+                f"{name} holds bytes that aren't UTF-8, or half of a surrogate pair: "
+                f"{error.object[:80]!a}.",
+                hint="Encode it as UTF-8; other bytes can travel in a file of the working_dir.",
+            ) from None
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise error_class(
+                f"{name} can't be sent as JSON: {error}.",
+                hint="It may hold strings, numbers, booleans, None, lists and dicts.",
+            ) from None
 
 
 def check_entrypoint(entrypoint: object) -> None:

@@ -1,24 +1,55 @@
-"""Sending a submission, once."""
+"""Preparing a submission's environment, and sending the submission, once."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs import errors, models
 from ray_jobs.client.connection_errors import was_sent
 from ray_jobs.client.transport import Transport, quoted
 
+if TYPE_CHECKING:
+    from ray_jobs.client.runtime_env import Plan
 
-async def send(transport: Transport, request: models.SubmitRequest, *, is_own_id: bool) -> str:
+
+async def plan(runtime_env: Mapping[str, Any] | None) -> Plan | None:
+    """Return an environment, checked, with what is to be uploaded for it; None without one.
+
+    Raises:
+        InvalidRuntimeEnv: it is malformed, or names files that aren't there.
+    """
+    if runtime_env is not None and not isinstance(runtime_env, Mapping):
+        raise errors.InvalidRuntimeEnv("runtime_env must be a dict.")
+    if not runtime_env:
+        return None
+    from ray_jobs.client.runtime_env import normalize
+
+    return await asyncio.to_thread(normalize, runtime_env)
+
+
+async def send(
+    transport: Transport,
+    request: models.SubmitRequest,
+    on_sending: Callable[[str], None] | None,
+    *,
+    is_own_id: bool,
+) -> str:
     """Send a submission, and return the id of the job.
 
     It is never sent twice: after a lost answer, the job is looked for instead.
 
     Args:
+        on_sending: Called with the id just before.
         is_own_id: Whether the id is a random one of ours, so that a job that has it is ours.
 
     Raises:
         ServerUnreachable: there was no answer, and the job wasn't found.
     """
     submission_id = str(request.submission_id)
+    if on_sending is not None:
+        on_sending(submission_id)
     try:
         answer = (await transport.request("POST", "/api/jobs/", json=request)).check()
     except errors.ServerUnreachable as error:

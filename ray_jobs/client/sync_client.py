@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from ray_jobs.client.async_client import AsyncJobSubmissionClient
 from ray_jobs.client.background import BackgroundLoop
+from ray_jobs.client.streams import Stream
 from ray_jobs.client.types import Progress, ServerInfo
 from ray_jobs.models import JobDetails, JobInfo, JobStatus
-
-T = TypeVar("T")
 
 
 class JobSubmissionClient:
@@ -86,6 +85,7 @@ class JobSubmissionClient:
         entrypoint_resources: Mapping[str, float] | None = None,
         entrypoint_label_selector: Mapping[str, str] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_sending: Callable[[str], None] | None = None,
     ) -> str:
         """Submit a job, and return its submission id without waiting for it."""
         return self._background.run(
@@ -101,6 +101,7 @@ class JobSubmissionClient:
                 entrypoint_resources=entrypoint_resources,
                 entrypoint_label_selector=entrypoint_label_selector,
                 on_progress=on_progress,
+                on_sending=on_sending,
             )
         )
 
@@ -129,13 +130,19 @@ class JobSubmissionClient:
         """Return the whole log of a job."""
         return self._background.run(self._async.get_job_logs(job_id))
 
-    def tail_job_logs(self, job_id: str) -> Iterator[str]:
-        """Follow the log of a job, from its start until the job has ended and all was sent."""
-        return self._iterate(self._async.tail_job_logs(job_id))
+    def tail_job_logs(self, job_id: str) -> Stream[str]:
+        """Follow the log of a job, from its start until the job has ended and all was sent.
 
-    def watch_job(self, job_id: str) -> Iterator[JobInfo]:
-        """Yield a job as it is now, then after each change, the last time when it has ended."""
-        return self._iterate(self._async.watch_job(job_id))
+        For `for`, and for `async for`, which Ray's own client wants here.
+        """
+        return Stream(self._async.tail_job_logs(job_id), self._background)
+
+    def watch_job(self, job_id: str) -> Stream[JobInfo]:
+        """Yield a job as it is now, then after each change, the last time when it has ended.
+
+        For `for` and for `async for`.
+        """
+        return Stream(self._async.watch_job(job_id), self._background)
 
     def stop_job(self, job_id: str) -> bool:
         """Ask a job to stop; return False when it had ended already."""
@@ -156,26 +163,6 @@ class JobSubmissionClient:
     def wait_until_finish(self, job_id: str, timeout: float | None = None) -> JobInfo:
         """Wait until a job has ended (at most `timeout` seconds), and return it."""
         return self._background.run(self._async.wait_until_finish(job_id, timeout))
-
-    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        async def following() -> tuple[T] | None:
-            # Not StopAsyncIteration, which can't pass through a future's thread unharmed.
-            async for item in items:
-                return (item,)
-            return None
-
-        async def close() -> None:
-            aclose = getattr(items, "aclose", None)
-            if aclose is not None:
-                await aclose()
-
-        try:
-            while (found := self._background.run(following())) is not None:
-                yield found[0]
-        finally:
-            # A closed client has ended its streams already.
-            if self._finalizer.alive:
-                self._background.run(close())
 
 
 def _close(client: AsyncJobSubmissionClient, background: BackgroundLoop) -> None:

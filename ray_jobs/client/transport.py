@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -19,7 +18,12 @@ from ray_jobs.client import responses
 from ray_jobs.client.address import Address
 from ray_jobs.client.auth import authorization, find_token
 from ray_jobs.client.connection_errors import mapped
+from ray_jobs.client.proxies import find_proxy
 from ray_jobs.client.tls import ssl_argument
+from ray_jobs.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 
@@ -42,9 +46,18 @@ _inherited: list[object] = []
 
 
 def quoted(segment: str) -> str:
-    """Return an id as one segment of a URL's path."""
+    """Return an id as one segment of a URL's path.
+
+    Raises:
+        InvalidRequest: it isn't UTF-8.
+    """
     # A path of "." or ".." would be resolved away before it is sent.
-    return quote(segment, safe="") if segment.strip(".") else segment.replace(".", "%2E")
+    if not segment.strip("."):
+        return segment.replace(".", "%2E")
+    try:
+        return quote(segment, safe="")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"The id {segment!a} isn't UTF-8, so no job has it.") from None
 
 
 class Answer:
@@ -105,13 +118,19 @@ class Transport:
                 # place of Ray's token.
                 cookies=self._cookies,
                 cookie_jar=aiohttp.CookieJar(unsafe=True, quote_cookie=False),
-                connector=aiohttp.TCPConnector(ssl=ssl_argument(self._verify), limit=100),
+                connector=aiohttp.TCPConnector(ssl=self._tls(), limit=100),
             )
             guard = _guard(session)
             _step(guard.__anext__)
             self._session, self._loop, self._pid = session, loop, os.getpid()
             self._finalizer = weakref.finalize(self, _abandon, session, guard, loop, self._pid)
         return self._session
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        """Return how certificates are verified; those of CAs take a while to load."""
+        proxy = find_proxy(self.address)
+        wanted = self._base.startswith("https:") or (proxy is not None and proxy.scheme == "https")
+        return ssl_argument(self._verify) if wanted else True
 
     def _abandon(self) -> None:
         """Leave the session without waiting for it."""
@@ -131,12 +150,6 @@ class Transport:
     def url(self, path: str, query: str = "") -> URL:
         """Return the URL of an encoded path of the API."""
         return URL(f"{self._base}{path}" + (f"?{query}" if query else ""), encoded=True)
-
-    def proxy(self) -> str | None:
-        """Return the proxy that the environment wants for this server."""
-        if self.address.is_loopback or urllib.request.proxy_bypass(self.address.host):
-            return None
-        return urllib.request.getproxies().get(self._base.partition(":")[0])
 
     async def request(
         self,
@@ -160,6 +173,7 @@ class Transport:
             RayJobsError: no answer came: see `connection_errors`.
         """
         url = self.url(path, query)
+        proxy = find_proxy(self.address)
         extra = dict(headers or {})
         body: Any = data
         if json is not None:
@@ -167,14 +181,14 @@ class Transport:
             extra["Content-Type"] = "application/json"
         for _ in range(MAX_REDIRECTS + 1):
             where = f"{method} {url.with_query(None)}"
-            with mapped(where, self.address):
+            with mapped(where, self.address, proxy):
                 async with self._opened().request(
                     method,
                     url,
                     data=body,
                     headers=extra,
                     allow_redirects=False,
-                    proxy=self.proxy(),
+                    proxy=proxy,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout
                     ),
@@ -205,10 +219,11 @@ class Transport:
         """
         url = self.url(path, query)
         where = f"GET {url.with_query(None)}"
-        with mapped(where, self.address):
+        proxy = find_proxy(self.address)
+        with mapped(where, self.address, proxy):
             try:
                 connection: WebSocket = await self._opened().ws_connect(
-                    url, proxy=self.proxy(), max_msg_size=0
+                    url, proxy=proxy, max_msg_size=0
                 )
                 return connection
             except aiohttp.WSServerHandshakeError as error:

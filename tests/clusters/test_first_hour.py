@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from tests.cluster import BIN, Cluster, plugin, running_cluster
+from tests.clusters import readme
 from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
@@ -91,6 +93,61 @@ def test_first_hour_of_the_command_line(
     assert "Traceback" not in gone.stderr
     version = run("version")
     assert version.returncode == 0
+
+
+def run_as_printed(command: list[str], cluster: Cluster, home: Path) -> str:
+    """Run an example of the README where it is to be run, and return what it printed."""
+    env = {
+        "PATH": f"{BIN}:/usr/bin:/bin",
+        "HOME": str(home),
+        "RAY_AUTH_MODE": "disabled",
+        # The README's cluster is where nothing needs to be said.
+        "RAY_API_SERVER_ADDRESS": cluster.address,
+    }
+    done = subprocess.run(
+        command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_first_hour_as_the_readme_prints_it(cluster: Cluster, tmp_path: Path) -> None:
+    done_by_fixtures = {'pip install ".[server]"', "ray-jobs plugin enable", "ray start --head"}
+    script = readme.script("The first hour", cluster.address, done_by_fixtures)
+    # Nobody is there for the Ctrl-C: the reader of its output goes away instead.
+    followed = "ray-jobs logs -f $ID        # Ctrl-C ends the following, not the job\n"
+    assert script.count(followed) == 1
+    script = script.replace(followed, "ray-jobs logs -f $ID | grep -m1 -x 6\n")
+    printed = run_as_printed(["bash", "-euc", script], cluster, tmp_path)
+    in_order = [
+        f"server: ray-jobs {importlib.metadata.version('ray-jobs')} at {cluster.address}",
+        "1\n2\n3\n4\n5\nrequests 2.31.0\n",
+        "Entrypoint:  sh -c 'python script.py;",
+        "\n6\n",
+        " stopped.\n",
+        "\tSTOPPED\t",
+        " deleted.\n",
+        "Job 'first-hour' submitted successfully",
+        "Job 'first-hour' succeeded",
+        "submission_id='first-hour'",
+        "Job 'first-hour' deleted successfully",
+    ]
+    place = 0
+    for words in in_order:
+        place = printed.find(words, place)
+        assert place >= 0, f"{words!r} is missing, or in the wrong place:\n{printed}"
+
+
+def test_sdk_and_rest_as_the_readme_prints_them(cluster: Cluster, tmp_path: Path) -> None:
+    (code,) = readme.blocks("SDK", "python")
+    code = code.replace(readme.PRINTED_ADDRESS, cluster.address)
+    printed = run_as_printed([str(BIN / "python"), "-c", code], cluster, tmp_path)
+    assert printed.endswith("1\n2\n3\n4\n5\nrequests 2.31.0\n")
+    script = readme.script("REST", cluster.address, without=set())
+    printed = run_as_printed(["bash", "-euc", script], cluster, tmp_path)
+    assert '"status":"SUCCEEDED"' in printed.replace(" ", "")
+    assert "hello\\n" in printed
+    assert '"deleted":true' in printed.replace(" ", "")
 
 
 def test_sdk_without_ray(cluster: Cluster, without_ray: Path) -> None:

@@ -55,8 +55,13 @@ class FakeJobServer:
         self.headers: list[dict[str, str]] = []
         #: Told each change of something that a test may wait for.
         self.events: dict[str, threading.Event] = {
-            name: threading.Event() for name in ("submitted", "tailing", "waiting", "stopping")
+            name: threading.Event()
+            for name in ("submitted", "tailing", "waiting", "stopping", "held")
         }
+        #: (method, start of the path) of requests that are never answered.
+        self.held: set[tuple[str, str]] = set()
+        #: Whether a log stream breaks off after the first bytes.
+        self.breaks = False
         #: What a new job does; it is called in the server's loop.
         self.on_submit: Callable[[str], None] = lambda _job_id: None
         self.on_stop: Callable[[str], None] = lambda job_id: self._change(
@@ -177,6 +182,9 @@ class FakeJobServer:
         self.headers.append(dict(request.headers))
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             return web.Response(status=401, text="Unauthorized")
+        if any(request.method == m and request.path.startswith(path) for m, path in self.held):
+            self.events["held"].set()
+            await self._over.wait()
         response: web.StreamResponse = await handler(request)
         return response
 
@@ -316,6 +324,9 @@ class FakeJobServer:
                 sent += len(chunk)
                 await (socket.send_bytes(chunk) if own else socket.send_str(chunk.decode()))
                 self.events["tailing"].set()
+            if self.breaks and request.transport is not None:
+                request.transport.close()
+                break
             if job.details.status.is_terminal():
                 changed.cancel()
                 await socket.close(code=1000)

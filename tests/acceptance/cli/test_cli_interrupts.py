@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from tests.acceptance.cli.conftest import Spawn
 from tests.acceptance.cli.fake_job_server import FakeJobServer
@@ -105,6 +109,37 @@ def test_logs_and_wait_leave_the_job_alone_at_once(server: FakeJobServer, spawn:
         assert "Press" not in stderr
         assert "ray-jobs stop a" in stderr
     assert server.jobs["a"].details.status == "RUNNING"
+
+
+def test_one_during_an_upload_says_that_nothing_was_submitted(
+    server: FakeJobServer, spawn: Spawn, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("x")
+    server.held.add(("PUT", "/api/packages/"))
+    process = spawn("submit", "--working-dir", str(tmp_path), "--", "x")
+    server.wait_for("held")
+    process.send_signal(signal.SIGINT)
+    code, stdout, stderr = _end_of(process)
+    assert (code, stdout) == (130, "")
+    assert stderr == "Error: interrupted. Nothing was submitted.\n"
+    assert server.submissions == []
+
+
+@pytest.mark.parametrize("chosen", [[], ["--submission-id", "mine"]])
+def test_one_while_the_submission_is_sent_names_the_job(
+    server: FakeJobServer, spawn: Spawn, chosen: list[str]
+) -> None:
+    server.held.add(("POST", "/api/jobs/"))
+    process = spawn("submit", "--no-wait", "--address", server.url, *chosen, "--", "x")
+    server.wait_for("held")
+    process.send_signal(signal.SIGINT)
+    code, stdout, stderr = _end_of(process)
+    assert (code, stdout) == (130, "")
+    found = re.search(r"may have been submitted as (\S+)\.\n", stderr)
+    assert found is not None, stderr
+    assert found[1] == chosen[-1] if chosen else found[1].startswith("raysubmit_")
+    assert f"Stop it with: ray-jobs stop {found[1]} --address {server.url}\n" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_an_ignored_ctrl_c_stays_ignored(server: FakeJobServer, spawn: Spawn) -> None:

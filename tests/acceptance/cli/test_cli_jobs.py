@@ -139,6 +139,8 @@ def test_wait_gives_up_after_its_timeout(server: FakeJobServer, invoke: Invoke) 
     assert result.exit_code == 124
     assert "Error: Job a has not ended within 0.05 s" in result.stderr
     assert "Hint: " in result.stderr
+    assert invoke("wait", "--timeout", "nan", "a").exit_code == 2
+    assert invoke("wait", "--timeout", "-1", "a").exit_code == 2
 
 
 def test_stop_waits_for_the_end(server: FakeJobServer, invoke: Invoke) -> None:

@@ -139,7 +139,7 @@ def test_no_ray_says_what_to_install(invoke: Invoke, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("shutil.which", lambda _name: None)
     result = invoke("run", "--address", "local", "--", "true")
     assert result.exit_code == 1
-    assert 'pip install "ray-jobs[server]"' in result.stderr
+    assert 'pip install ".[server]"' in result.stderr
 
 
 @pytest.mark.parametrize(

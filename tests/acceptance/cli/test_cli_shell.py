@@ -80,6 +80,30 @@ def test_completion_knows_commands_options_and_states(spawn: Spawn) -> None:
     assert [word.upper() for word in _completions(spawn, "list --status ST")] == ["STOPPED"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "submit --working-dir exam",
+        "submit --runtime-env exam",
+        "submit --verify exam",
+        "submit -- python exam",
+        "run exam",
+    ],
+)
+def test_completion_leaves_paths_to_the_shell(spawn: Spawn, words: str) -> None:
+    env = {
+        "_RAY_JOBS_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"ray-jobs {words}",
+        "COMP_CWORD": str(len(words.split(" "))),
+    }
+    stdout, _ = spawn(env=env).communicate(timeout=10)
+    assert stdout == b"file,exam\n"
+
+
+def test_completion_of_a_truth_value(spawn: Spawn) -> None:
+    assert _completions(spawn, "list --verify fa") == ["false", "fa"]
+
+
 def test_errors_have_a_hint_and_no_traceback(invoke: Invoke) -> None:
     result = invoke("list", "--address", "http://127.0.0.1:1")
     assert result.exit_code == 1
@@ -129,8 +153,8 @@ def test_version(server: FakeJobServer, invoke: Invoke, monkeypatch: pytest.Monk
     assert re.match(r"ray-jobs \S+", result.stdout)
     assert f"server ray-jobs 9.8.7, Ray 2.60.0 ({server.url})" in result.stdout
     offline = invoke("version", "--address", "http://127.0.0.1:1")
-    assert offline.exit_code == 0
-    assert "127.0.0.1:1" in offline.stderr
+    assert (offline.exit_code, offline.stdout) == (1, result.stdout.splitlines()[0] + "\n")
+    assert re.match(r"Error: .*127\.0\.0\.1:1.*\nHint: ", offline.stderr)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
     assert len(invoke("version").stdout.splitlines()) == 1
     assert invoke("--version").stdout == result.stdout.splitlines()[0] + "\n"
@@ -143,7 +167,7 @@ def test_ray_jobs_without_ray_says_what_to_install(
     for words in (["serve"], ["plugin", "enable"], ["plugin", "disable"], ["plugin", "status"]):
         result = invoke(*words)
         assert result.exit_code == 1, words
-        assert 'pip install "ray-jobs[server]"' in result.stderr
+        assert 'pip install ".[server]"' in result.stderr
     assert invoke("serve", "--tls-cert", __file__).exit_code == 2
 
 
@@ -229,6 +253,20 @@ def test_list_is_a_table_on_a_terminal(server: FakeJobServer, spawn: Spawn) -> N
         assert "…" in drawn
     assert b"\x1b[31mFAILED" in coloured.seen
     assert b"\x1b[3" not in plain.seen
+
+
+@pytest.mark.parametrize("value", ["false", "never", "FALSE"])
+def test_rays_logging_options_are_accepted(
+    server: FakeJobServer, spawn: Spawn, invoke: Invoke, value: str
+) -> None:
+    server.add_job("a", status="SUCCEEDED")
+    options = ("--log-style", "pretty", "--log-color", value, "-v", "--verbose")
+    assert "\x1b[3" not in Terminal(spawn, "status", *options, "a").read_all()
+    assert "\x1b[3" not in Terminal(spawn, "status", *options, "nope").read_all()
+    for command in ("submit", "status", "stop", "logs", "list", "delete"):
+        assert invoke(command, "-v", "--log-style", "odd", "a").exit_code == 2
+        assert "--log-style" not in invoke(command, "--help").output
+    assert invoke("list", "-v", "--log-color", "auto").exit_code == 0
 
 
 def test_status_is_coloured_on_a_terminal_alone(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.cli.conftest import Invoke
+from ray_jobs.cli.options import Connection
+from tests.acceptance.cli.conftest import Invoke, Spawn
 from tests.acceptance.cli.fake_job_server import FakeJobServer
 
 
@@ -98,6 +100,10 @@ def test_headers_come_from_the_environment(
     monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Team": "e"}')
     invoke("submit", "--no-wait", "--", "true")
     assert server.headers[-1]["X-Team"] == "e"
+    monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Team": "a\\nb"}')
+    result = invoke("submit", "--no-wait", "--", "true")
+    assert result.exit_code == 2
+    assert "X-Team has a line break" in result.stderr
     monkeypatch.setenv("RAY_JOB_HEADERS", "no JSON")
     result = invoke("submit", "--no-wait", "--", "true")
     assert result.exit_code == 2
@@ -132,6 +138,16 @@ def test_a_working_dir_is_packed_and_sent(
         (["--runtime-env", "{broken}"], "is not YAML"),
         (["--runtime-env", "{list}", "--runtime-env-json", "{{}}"], "not both"),
         (["--entrypoint-num-cpus", "many"], "not a valid float"),
+        (["--entrypoint-num-cpus", "-1"], "x>=0"),
+        (["--entrypoint-num-cpus", "nan"], "nan is not a number"),
+        (["--entrypoint-num-gpus", "inf"], "inf is not a number"),
+        (["--entrypoint-memory", "-1"], "x>=0"),
+        (["--entrypoint-resources", '{"a": "b"}'], "must hold numbers"),
+        (["--entrypoint-resources", '{"a": true}'], "must hold numbers"),
+        (["--entrypoint-label-selector", '{"a": 1}'], "must hold strings"),
+        (["--metadata-json", '{"a": 1}'], "must hold strings"),
+        (["--headers", '{"a b": "c"}'], "'a b' is not the name of a header"),
+        (["--headers", '{"a": null}'], "must be a string, not NoneType"),
     ],
 )
 def test_wrong_usage_exits_with_2_before_anything_is_sent(
@@ -154,6 +170,9 @@ def test_options_of_the_entrypoint_need_a_separator(invoke: Invoke) -> None:
     assert result.exit_code == 2
     assert "ray-jobs submit -- python script.py --epochs" in result.stderr
     assert invoke("submit").exit_code == 2
+    empty = invoke("submit", "--", "")
+    assert empty.exit_code == 2
+    assert "the command is empty" in empty.stderr
 
 
 def test_hints_name_the_address_that_was_given(server: FakeJobServer, invoke: Invoke) -> None:
@@ -163,6 +182,64 @@ def test_hints_name_the_address_that_was_given(server: FakeJobServer, invoke: In
     result = invoke("submit", "--no-wait", "--address", secret, "--", "true")
     assert result.exit_code == 0, result.output
     assert "hunter2" not in result.output
+
+
+def test_hints_say_what_they_leave_out(server: FakeJobServer, invoke: Invoke) -> None:
+    options = ("--verify", "false", "--headers", '{"X-Secret": "hunter2"}')
+    result = invoke("submit", "--no-wait", "--submission-id", "a", *options, "--", "true")
+    assert "ray-jobs stop a --verify false\n" in result.stderr
+    assert "Left out here, for it may be secret: the --headers." in result.stderr
+    assert "hunter2" not in result.output
+
+
+def test_hints_name_the_certificates(server: FakeJobServer, invoke: Invoke, tmp_path: Path) -> None:
+    bundle = tmp_path / "my ca.pem"
+    bundle.write_text("")
+    address = server.url.replace("http://", "http://user:hunter2@")
+    connection = Connection(address, str(bundle), None)
+    assert connection.command("list").endswith(f"--verify '{bundle}'")
+    assert "the password in the address" in (connection.left_out() or "")
+
+
+def test_a_log_that_breaks_off_is_not_the_end_of_the_job(
+    stock_server: FakeJobServer, invoke: Invoke
+) -> None:
+    stock_server.will_end("FAILED", 5, log=b"first\n")
+    stock_server.breaks = True
+    words = ("--address", stock_server.url)
+    result = invoke("submit", *words, "--submission-id", "a", "--", "false")
+    assert (result.exit_code, result.stdout) == (5, "first\n")
+    assert "The log stream of a broke off" in result.stderr
+    assert f"ray-jobs logs -f a --address {stock_server.url}" in result.stderr
+    assert "get_job_logs" not in result.stderr
+    assert "Error: Job a failed with exit code 5: The entrypoint exited with 5." in result.stderr
+    followed = invoke("logs", "-f", *words, "a")
+    assert (followed.exit_code, followed.stdout) == (1, "first\n")
+    assert "Hint: The job goes on: ray-jobs logs -f a" in followed.stderr
+    assert "get_job_logs" not in followed.stderr
+
+
+def test_words_that_are_not_utf8_are_refused_in_words(
+    server: FakeJobServer, invoke: Invoke
+) -> None:
+    for words in (
+        ("--", "echo", "\udcff"),
+        ("--submission-id", "a\udcff", "--", "true"),
+        ("--metadata-json", '{"a": "\udcff"}', "--", "true"),
+    ):
+        result = invoke("submit", *words)
+        assert result.exit_code in (1, 2)
+        assert "UTF-8" in result.stderr
+        assert "unexpected" not in result.stderr
+    assert server.submissions == []
+
+
+def test_bytes_of_a_shell_that_are_not_utf8(server: FakeJobServer, spawn: Spawn) -> None:
+    process = spawn("submit", "--", "echo", os.fsdecode(b"\xff"))
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert stderr.startswith(b"Error: entrypoint holds bytes that aren't UTF-8")
+    assert server.submissions == []
 
 
 def test_the_submit_hook_is_called_as_by_ray(

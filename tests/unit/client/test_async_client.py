@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,14 +84,82 @@ async def test_all_arguments(server: JobServer) -> None:
         {"entrypoint_memory": 1.5},
         {"entrypoint_resources": {"a": "b"}},
         {"entrypoint_resources": {1: 1}},
+        {"entrypoint_resources": [1]},
+        {"entrypoint_resources": {"CPU": 1}},
+        {"entrypoint_num_cpus": float("nan")},
+        {"entrypoint_label_selector": "a=b"},
         {"entrypoint_label_selector": {"a": 1}},
         {"runtime_env": [1]},
+        {"runtime_env": {"container": {"x": object()}}},
+        {"runtime_env": {"container": {"x": threading.Lock()}}},
+        {"runtime_env": {"env_vars": {"A": "\udcff"}}},
+        {"runtime_env": {"image_uri": "\udcff"}},
+        {"runtime_env": {"env_vars": {"A=B": "1"}}},
+        {"entrypoint": "echo \udcff"},
+        {"entrypoint": "a\0b"},
+        {"entrypoint": "x" * 200_000},
+        {"submission_id": "a\udcff"},
+        {"submission_id": "a/b"},
+        {"submission_id": "x" * 241},
+        {"metadata": {"a": "\ud800"}},
+        {"metadata": {"\udcff": "a"}},
+        {"metadata": {"a": "x" * 200_000}},
     ],
 )
 async def test_malformed_submissions_are_not_sent(server: JobServer, wrong: Any) -> None:
     async with AsyncJobSubmissionClient(server.url) as client:
         with pytest.raises(errors.InvalidRequest):
             await client.submit_job(**{"entrypoint": "true", **wrong})
+    assert server.requests == []
+
+
+async def test_nothing_is_uploaded_for_a_malformed_submission(
+    server: JobServer, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_text("x")
+    environment = {"working_dir": tmp_path, "env_vars": {"A": "x" * 140_000}}
+    async with AsyncJobSubmissionClient(server.url) as client:
+        with pytest.raises(errors.InvalidRequest, match="131,071"):
+            await client.submit_job(entrypoint="true", runtime_env=environment)
+        with pytest.raises(errors.InvalidRequest, match=r"entrypoint.*UTF-8"):
+            await client.submit_job(entrypoint="\udcff", runtime_env={"working_dir": tmp_path})
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("submission_id", ["x" * 240, "a\nb", "é"])
+async def test_what_only_a_server_can_judge_is_sent(server: JobServer, submission_id: str) -> None:
+    async with AsyncJobSubmissionClient(server.url) as client:
+        await client.submit_job(
+            entrypoint="true", submission_id=submission_id, metadata={"a": "\0"}
+        )
+    assert server.submissions[0]["submission_id"] == submission_id
+
+
+async def test_a_directory_whose_name_is_not_utf8(server: JobServer, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    odd.mkdir()
+    (odd / "a").write_text("x")
+    async with AsyncJobSubmissionClient(server.url) as client:
+        await client.submit_job(entrypoint="true", runtime_env={"working_dir": str(odd)})
+    assert server.submissions[0]["runtime_env"]["working_dir"].startswith("gcs://")
+
+
+async def test_the_id_is_told_just_before_it_is_sent(server: JobServer, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    told: list[tuple[str, int]] = []
+    async with AsyncJobSubmissionClient(server.url) as client:
+        submission_id = await client.submit_job(
+            entrypoint="true",
+            runtime_env={"working_dir": tmp_path},
+            on_sending=lambda sent: told.append((sent, len(server.packages))),
+        )
+    assert told == [(submission_id, 1)]
+
+
+async def test_an_id_that_is_not_utf8_names_no_job(server: JobServer) -> None:
+    async with AsyncJobSubmissionClient(server.url) as client:
+        with pytest.raises(errors.InvalidRequest, match=r"a\\udcff"):
+            await client.get_job_info("a\udcff")
     assert server.requests == []
 
 
@@ -245,21 +316,6 @@ async def test_cookies(server: JobServer) -> None:
     async with AsyncJobSubmissionClient(server.url, cookies={"session": "a=b"}) as client:
         await client.list_jobs()
     assert server.headers[0]["Cookie"] == "session=a=b"
-
-
-async def test_proxy_of_the_environment(server: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with AsyncJobSubmissionClient(server.url) as client:
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        assert await client.list_jobs() == {}  # loopback needs none
-    monkeypatch.setenv("http_proxy", f"http://user:secret@127.0.0.1:{server.port}")
-    async with AsyncJobSubmissionClient("http://cluster.invalid:8265") as client:
-        assert await client.list_jobs() == {}
-    assert server.headers[-1]["Host"] == "cluster.invalid:8265"
-    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:1")
-    async with AsyncJobSubmissionClient("http://cluster.invalid:8265") as client:
-        with pytest.raises(errors.ServerUnreachable, match="proxy") as caught:
-            await client.list_jobs()
-    assert "secret" not in str(caught.value)
 
 
 async def test_closed_client(server: JobServer) -> None:

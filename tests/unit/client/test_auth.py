@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,15 +57,58 @@ def test_headers_from_the_environment() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["nonsense", "[1]", '{"a": {"b": 1}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "[1]",
+        '{"a": {"b": 1}}',
+        '{"a": null}',
+        '{"a": true}',
+        '{"a b": "c"}',
+        '{"": "c"}',
+        '{"a": "b\\r\\nc: d"}',
+        '{"a\\n": "b"}',
+        '{"a": "\\udcff"}',
+    ],
+)
 def test_malformed_headers_in_the_environment(text: str) -> None:
     with pytest.raises(InvalidRequest, match="RAY_JOB_HEADERS"):
         auth.default_headers({"RAY_JOB_HEADERS": text})
 
 
-def test_header_with_a_line_break() -> None:
-    with pytest.raises(InvalidRequest, match="line break"):
-        auth.check_headers({"X-A": "b\r\nX-C: d"})
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"X-A": "b\r\nX-C: d"}, "X-A has a line break"),
+        ({"X-A": "\0"}, "control character"),
+        ({"X-A": "\udcff"}, "UTF-8"),
+        ({"X-A": None}, "X-A must be a string, not NoneType"),
+        ({"X-A": {"b": "c"}}, "X-A must be a string, not dict"),
+        ({"X-A": b"b"}, "not bytes"),
+        ({"X A": "b"}, "'X A' is not the name"),
+        ({"Ä": "b"}, "not the name"),
+        ({1: "b"}, "not the name"),
+        (["X-A"], "must be a dict"),
+    ],
+)
+def test_headers_that_http_can_not_carry(headers: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        AsyncJobSubmissionClient("http://host", headers=headers)
+
+
+@pytest.mark.parametrize(
+    "cookies", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"a": "b; c=d"}, {"a": "\udcff"}, "a=b"]
+)
+def test_cookies_that_http_can_not_carry(cookies: Any) -> None:
+    with pytest.raises(InvalidRequest, match="cookie"):
+        AsyncJobSubmissionClient("http://host", cookies=cookies)
+
+
+async def test_headers_of_all_kinds_arrive(server: JobServer) -> None:
+    given: dict[str, Any] = {"X-Text": "a\tb ä", "X-Number": 1.5, "X_!#": ""}
+    sent = await sent_headers(server, headers=given)
+    assert (sent["X-Text"], sent["X-Number"], sent["X_!#"]) == ("a\tb ä", "1.5", "")
 
 
 async def sent_headers(

@@ -173,6 +173,40 @@ def test_requirements_files(tmp_path: Path) -> None:
     assert fields(pip={"packages": str(path)})["pip"]["packages"] == expected
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-c constraints.txt",
+        "--constraint=more/c.txt",
+        "-e .",
+        "--editable ./pkg",
+        "-epkg",
+        "-e pkg[x]",
+        "./pkg",
+        "../pkg[extra]",
+        ".",
+        "./a-1.0-py3-none-any.whl",
+        ". ; python_version > '3'",
+    ],
+)
+def test_requirements_that_only_this_machine_has(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "requirements.txt"
+    path.write_text(f"a==1\n{line}\n")
+    with pytest.raises(InvalidRuntimeEnv, match="names a file of this machine") as caught:
+        normalize({"pip": str(path)})
+    assert repr(line) in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_requirements_that_the_nodes_may_have(tmp_path: Path) -> None:
+    lines = ["-c /etc/constraints.txt", "--constraint=https://h/c.txt", "-e git+https://h/x#egg=x"]
+    lines += ["-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/r.txt", "-c $DIR/c.txt", "--constraint=/c"]
+    lines += ["/opt/pkg", "file:///opt/a.whl", "--extra-index-url=https://h", "a @ https://h/a.whl"]
+    path = tmp_path / "requirements.txt"
+    path.write_text("\n".join(lines))
+    assert fields(pip=str(path))["pip"]["packages"] == lines
+
+
 def test_conda_file(tmp_path: Path) -> None:
     path = tmp_path / "environment.yaml"
     path.write_text("dependencies: [pip]\n")

@@ -86,6 +86,62 @@ def test_tail_is_a_plain_iterator(client: JobSubmissionClient, server: JobServer
         next(left_open)
 
 
+async def serve_lines(request: web.Request) -> web.StreamResponse:
+    websocket = web.WebSocketResponse()
+    await websocket.prepare(request)
+    for line in (b"a\n", b"b\n", b"c\n"):
+        await websocket.send_bytes(line)
+    return websocket
+
+
+async def test_tail_is_an_async_iterator_too(
+    client: JobSubmissionClient, server: JobServer
+) -> None:
+    server.overrides["GET", TAIL] = serve_lines
+    assert [line async for line in client.tail_job_logs("a")] == ["a\n", "b\n", "c\n"]
+    stream = client.tail_job_logs("a")
+    assert await anext(stream) == "a\n"
+    await stream.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    server.answer("GET", TAIL, 404, "Job a does not exist")
+    with pytest.raises(errors.JobNotFound):
+        [line async for line in client.tail_job_logs("a")]
+
+
+async def test_an_awaited_stream_leaves_the_loop_alone(
+    client: JobSubmissionClient, server: JobServer
+) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    async def quiet(request: web.Request) -> web.StreamResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        asked.set()
+        await websocket.receive()
+        gone.set()
+        return websocket
+
+    server.overrides["GET", TAIL] = quiet
+    waiting = asyncio.ensure_future(client.tail_job_logs("a").__anext__())
+    assert await asyncio.to_thread(asked.wait, 5)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await asyncio.to_thread(gone.wait, 5)
+
+
+async def test_an_awaited_stream_of_a_closed_client(
+    client: JobSubmissionClient, server: JobServer
+) -> None:
+    server.overrides["GET", TAIL] = serve_lines
+    stream = client.tail_job_logs("a")
+    assert await anext(stream) == "a\n"
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await anext(stream)
+
+
 def test_wait_and_watch(client: JobSubmissionClient, server: JobServer) -> None:
     async def handler(_request: web.Request) -> web.Response:
         return web.json_response(job("a", status="STOPPED"))

@@ -28,6 +28,18 @@ async def test_bundle_from_the_environment(
         assert await client.list_jobs() == {}
 
 
+async def test_certificates_are_not_read_where_none_is_verified(
+    server: JobServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "empty.pem"
+    path.write_text("nothing")
+    async with AsyncJobSubmissionClient(server.url, verify=path) as client:
+        assert await client.list_jobs() == {}
+    async with AsyncJobSubmissionClient("https://127.0.0.1:1", verify=path) as client:
+        with pytest.raises(errors.InvalidRequest, match="no CA certificates"):
+            await client.list_jobs()
+
+
 def test_missing_certificates(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidRequest, match=r"missing\.pem.*don't exist"):
         AsyncJobSubmissionClient(verify=str(tmp_path / "missing.pem"))

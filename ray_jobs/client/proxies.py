@@ -1,0 +1,58 @@
+"""The HTTP proxy on the way to a job server, as the environment wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import urllib.request
+from urllib.parse import urlsplit
+
+from yarl import URL
+
+from ray_jobs.client.address import Address, redact
+from ray_jobs.errors import InvalidAddress
+
+HINT = "Check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; NO_PROXY lists hosts that need no proxy."
+
+
+def find_proxy(address: Address) -> URL | None:
+    """Return the proxy for a server: HTTP_PROXY or HTTPS_PROXY by its scheme, else ALL_PROXY.
+
+    None for servers on this machine, and for those in NO_PROXY.
+
+    Raises:
+        InvalidAddress: it is malformed, or no HTTP proxy.
+    """
+    parts = urlsplit(address.url)
+    proxies = urllib.request.getproxies()
+    if (
+        address.is_loopback
+        or any(map(urllib.request.proxy_bypass, (address.host, parts.netloc)))
+        or _in_networks(address.host, proxies.get("no", ""))
+    ):
+        return None
+    text = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    if not text:
+        return None
+    if "://" not in text:
+        text = f"http://{text}"
+    try:
+        proxy = URL(text)
+    except ValueError as error:
+        raise InvalidAddress(f"{redact(text)!r} is not a proxy: {error}.", hint=HINT) from None
+    if proxy.scheme not in {"http", "https"} or not proxy.host:
+        raise InvalidAddress(
+            f"The proxy {redact(text)!r} on the way to {address.url} is not supported: it must be "
+            "http://host:port or https://host:port.",
+            hint=HINT,
+        )
+    return proxy
+
+
+def _in_networks(host: str, no_proxy: str) -> bool:
+    """Return whether a host is an address in one of the networks (10.0.0.0/8) of NO_PROXY."""
+    for entry in no_proxy.split(","):
+        with contextlib.suppress(ValueError):  # a name
+            if "/" in entry and ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip()):
+                return True
+    return False
