@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     asked = arguments()
+    # As Ctrl-C: the cluster is ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     rows = [row for row in ALL if not asked.rows or row.key in asked.rows]
     is_long = "sustained" in asked.rows and not asked.quick
     minutes = asked.minutes or (SUSTAINED_MINUTES if is_long else SHORT_SUSTAINED_MINUTES)
