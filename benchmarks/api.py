@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
+import json
 import time
 import uuid
 import zipfile
@@ -87,6 +88,12 @@ class Api:
     async def stop(self, job_id: str) -> None:
         async with self.session.post(f"{self.address}/api/jobs/{job_id}/stop") as answer:
             assert answer.status == 200, await answer.text()
+
+    async def stop_live(self) -> None:
+        """Stop what a row left behind that failed."""
+        for job in json.loads(await self.get("/api/jobs/")):
+            if job["type"] == "SUBMISSION" and job["status"] not in ENDED:
+                await self.stop(job["submission_id"])
 
     async def get(self, path: str) -> bytes:
         """Return the body of any answer."""

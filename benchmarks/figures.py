@@ -31,14 +31,18 @@ class Figure:
 
     @property
     def p95(self) -> float:
-        return percentile(self.samples, 95)
+        """What 95 of 100 samples are as good as: of rates, that is a low one."""
+        return self._worse_than(95)
+
+    def _worse_than(self, percent: int) -> float:
+        return percentile(self.samples, 100 - percent if self.unit in RATES else percent)
 
     def summary(self) -> dict[str, float | str]:
         """Return what the JSON report says of it."""
         return {
             "median": self.median,
             "p95": self.p95,
-            "p99": percentile(self.samples, 99),
+            "p99": self._worse_than(99),
             "min": min(self.samples),
             "max": max(self.samples),
             "count": len(self.samples),

@@ -56,7 +56,9 @@ def cell(figure: Figure | None) -> str:
     text = words_of(figure.median, figure.unit)
     count = len(figure.samples)
     if count > 1:
-        text += f" / {words_of(figure.p95, figure.unit)} ({count})"
+        p95 = words_of(figure.p95, figure.unit)
+        unit = p95[p95.index(" ") :]
+        text = f"{text.removesuffix(unit)} / {p95} ({count})"
     return f"{text} [{figure.note}]" if figure.note else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import time
@@ -55,6 +56,19 @@ async def _run_stage(
         return [await _run_row(row, bench) for row in rows]
 
 
+#: What a row may fail with; the others are run all the same.
+FAILURES = (
+    AssertionError,
+    OSError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+    asyncio.TimeoutError,
+    aiohttp.ClientError,
+    subprocess.SubprocessError,
+)
+
+
 async def _run_row(row: Row, bench: Bench) -> RowResult:
     await bench.quiet()
     began = time.monotonic()
@@ -64,8 +78,10 @@ async def _run_row(row: Row, bench: Bench) -> RowResult:
     figures = []
     try:
         figures = await row.work(bench)
-    except (AssertionError, OSError, aiohttp.ClientError, ValueError, subprocess.SubprocessError):
+    except FAILURES:
         error = traceback.format_exc(limit=-1).strip()
+        with contextlib.suppress(*FAILURES):
+            await bench.api.stop_live()
         print(f"  {row.key} failed: {error}", flush=True)
     finally:
         bench.probe.stop()
