@@ -44,13 +44,14 @@ def per_job(
     before: tuple[list[float], float], after: tuple[list[float], float], count: int, words: str
 ) -> list[Figure]:
     """Return what one of `count` running jobs costs, from the costs without and with them."""
-    base = Figure.of("", "cores", before[0]).median
-    cores = [(value - base) / count for value in after[0]]
+    idle_cores = Figure.of("CPU of the control plane without jobs", "cores", before[0])
+    cores = [(value - idle_cores.median) / count for value in after[0]]
     memory = (after[1] - before[1]) / count
-    note = f"control plane {base:.3f} cores, {before[1]:,.0f} MB without jobs"
     return [
-        Figure.of(f"CPU of the control plane per running `sleep`, {words}", "cores", cores, note),
+        Figure.of(f"CPU of the control plane per running `sleep`, {words}", "cores", cores),
         Figure.of(f"memory per running `sleep`, {words}", "MB", memory),
+        idle_cores,
+        Figure.of("memory of the control plane without jobs", "MB", before[1]),
     ]
 
 
