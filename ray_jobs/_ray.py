@@ -6,6 +6,7 @@ imported only in processes that have ray: the manager, the plugin's host, the ga
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -14,7 +15,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import ray
-from ray.runtime_env import RuntimeEnv
+from ray.runtime_env import RuntimeEnv, RuntimeEnvConfig
+
+from ray_jobs.manager.environments import AgentUnreachable, EnvironmentFailed
 
 #: Drivers in namespaces with this prefix are not shown as jobs and don't count as activity.
 INTERNAL_NAMESPACE_PREFIX = "_ray_internal_"
@@ -24,6 +27,8 @@ NAMESPACE = INTERNAL_NAMESPACE_PREFIX + "ray_jobs"
 #: same ones, so that Ray's server, when it comes back while our jobs run, finds them alive.
 SUPERVISOR_NAMESPACE = "SUPERVISOR_ACTOR_RAY_NAMESPACE"
 SUPERVISOR_NAME_PREFIX = "_ray_internal_job_actor_"
+#: Supervisors of the pool live in `NAMESPACE`, under this name and a number of their own.
+POOLED_SUPERVISOR_NAME_PREFIX = "ray_jobs_supervisor_"
 
 _DASHBOARD_NAMESPACE = b"dashboard"
 _AGENT_ADDRESS_KEY_PREFIX = "DASHBOARD_AGENT_ADDR_NODE_ID_PREFIX:"
@@ -31,6 +36,9 @@ _AGENT_ADDRESS_KEY_PREFIX = "DASHBOARD_AGENT_ADDR_NODE_ID_PREFIX:"
 #: Seconds for which a package without a job that uses it is kept; Ray's variable for it.
 _PIN_SECONDS_ENV_VAR = "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S"
 _PIN_SECONDS_DEFAULT = 600
+#: How we are called where Ray counts who uses an environment.
+_SOURCE_PROCESS = "ray_jobs"
+_NODE_INFO_TIMEOUT_S = 30
 
 
 def connect(address: str) -> None:
@@ -129,9 +137,13 @@ class Kv:
             uri.encode(), data, True, namespace=None, timeout=None
         )
 
-    def pin_package(self, uri: str) -> None:
-        """Keep a package for a while though no job uses it yet. Blocking."""
-        seconds = int(os.environ.get(_PIN_SECONDS_ENV_VAR, _PIN_SECONDS_DEFAULT))
+    def pin_package(self, uri: str, seconds: int | None = None) -> None:
+        """Keep a package for a while though nothing of Ray's uses it. Blocking.
+
+        For as long as Ray keeps one that was uploaded, unless `seconds` are given.
+        """
+        if seconds is None:
+            seconds = int(os.environ.get(_PIN_SECONDS_ENV_VAR, _PIN_SECONDS_DEFAULT))
         if seconds > 0:
             self._client.pin_runtime_env_uri(uri, seconds)
 
@@ -205,6 +217,82 @@ def is_head_node() -> bool:
         if node["NodeID"] == node_id:
             return "node:__internal_head__" in node["Resources"]
     return False
+
+
+class RuntimeEnvAgent:
+    """`environments.Agent`: Ray's agent on this node. Public API is missing."""
+
+    def __init__(self) -> None:
+        self._url = ""
+        self._session: Any = None
+
+    async def build(self, runtime_env: dict[str, Any], log_files: list[str]) -> dict[str, Any]:
+        from ray.core.generated import runtime_env_agent_pb2 as messages
+
+        env = RuntimeEnv(**runtime_env)
+        config = RuntimeEnvConfig.parse_and_validate_runtime_env_config(env.get("config") or {})
+        if log_files:
+            config["log_files"] = log_files
+        request = messages.GetOrCreateRuntimeEnvRequest(
+            serialized_runtime_env=env.serialize(),
+            runtime_env_config=config.build_proto_runtime_env_config(),
+            job_id=ray.get_runtime_context().get_job_id().encode(),
+            source_process=_SOURCE_PROCESS,
+        )
+        reply = messages.GetOrCreateRuntimeEnvReply()
+        await self._post("/get_or_create_runtime_env", request, reply)
+        if reply.status != messages.AGENT_RPC_STATUS_OK:
+            # In the words of Ray's own exception for it.
+            raise EnvironmentFailed(f"Failed to set up runtime environment.\n{reply.error_message}")
+        context: dict[str, Any] = json.loads(reply.serialized_runtime_env_context)
+        return context
+
+    async def release(self, runtime_env: dict[str, Any]) -> None:
+        from ray.core.generated import runtime_env_agent_pb2 as messages
+
+        request = messages.DeleteRuntimeEnvIfPossibleRequest(
+            serialized_runtime_env=RuntimeEnv(**runtime_env).serialize(),
+            source_process=_SOURCE_PROCESS,
+        )
+        reply = messages.DeleteRuntimeEnvIfPossibleReply()
+        await self._post("/delete_runtime_env_if_possible", request, reply)
+
+    async def _post(self, path: str, request: Any, reply: Any) -> None:
+        import aiohttp
+        from google.protobuf.message import DecodeError
+        from ray._private.authentication.http_token_authentication import (
+            get_auth_headers_if_auth_enabled,
+        )
+
+        if self._session is None:
+            # No time limit: the agent keeps the environment's own (`setup_timeout_seconds`).
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None), trust_env=False
+            )
+        headers = {"Content-Type": "application/octet-stream"}
+        headers.update(get_auth_headers_if_auth_enabled({}))
+        try:
+            url = self._url or await asyncio.to_thread(_runtime_env_agent_url)
+            async with self._session.post(
+                url + path, data=request.SerializeToString(), headers=headers
+            ) as answer:
+                if answer.status != 200:
+                    raise AgentUnreachable(f"{path} answers {answer.status}.")
+                reply.ParseFromString(await answer.read())
+        except (aiohttp.ClientError, OSError, RuntimeError, DecodeError) as error:
+            self._url = ""
+            raise AgentUnreachable(f"{path}: {error}") from error
+        self._url = url
+
+
+def _runtime_env_agent_url() -> str:
+    """Return the URL of this node's agent for runtime environments. Blocking."""
+    node_id = ray.get_runtime_context().get_node_id()
+    for row in _gcs_client().get_all_node_info(timeout=_NODE_INFO_TIMEOUT_S).values():
+        if row.node_id.hex() == node_id:
+            host = row.node_manager_address
+            return f"http://{f'[{host}]' if ':' in host else host}:{row.runtime_env_agent_port}"
+    raise RuntimeError(f"The GCS doesn't know node {node_id}.")
 
 
 def normalised_runtime_env(runtime_env: dict[str, Any]) -> dict[str, Any]:

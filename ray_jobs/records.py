@@ -47,8 +47,15 @@ class JobRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     on_head: bool = True
     #: Bytes of the head's log file that were there before the copy of a worker node's began.
     log_base_bytes: int = 0
+    #: Ray's agent on the head holds the job's environment, and is told when the job has ended.
+    holds_env: bool = False
     #: Written by Ray's own job server: listed and deletable, but not ours to run.
     foreign: bool = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is ours to lead to its end."""
+        return not self.foreign and not self.status.is_terminal()
 
     def reserves_resources(self) -> bool:
         """Return whether the entrypoint is placed by Ray rather than on the head node."""

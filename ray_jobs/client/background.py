@@ -25,20 +25,24 @@ class _Call(Generic[T]):
         self._loop = loop
         self._coroutine = coroutine
         self._task: asyncio.Task[T] | None = None
+        self._is_cancelled = False
         self._ended = threading.Event()
-        loop.call_soon_threadsafe(self._begin)
 
     def _begin(self) -> None:
+        if self._is_cancelled:
+            return
         self._task = self._loop.create_task(self._coroutine)
         self._task.add_done_callback(lambda _: self._ended.set())
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait for the end, and return the result.
+        """Begin, wait for the end, and return the result.
 
         Raises:
             TimeoutError: it didn't end in time; it was told to.
         """
         try:
+            # An interrupt may come in here too, with or without the call having been made.
+            self._loop.call_soon_threadsafe(self._begin)
             ended = self._ended.wait(timeout)
         except BaseException:  # KeyboardInterrupt, or what else a signal handler raises
             self._cancel()
@@ -57,6 +61,10 @@ class _Call(Generic[T]):
         def cancel() -> None:
             if self._task is not None:
                 self._task.cancel()
+            else:
+                self._is_cancelled = True
+                self._coroutine.close()
+                self._ended.set()
 
         self._loop.call_soon_threadsafe(cancel)
 

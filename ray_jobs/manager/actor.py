@@ -7,6 +7,7 @@ actor was restarted under them, so each is idempotent.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import uuid
@@ -27,9 +28,12 @@ from ray_jobs.errors import (
     RayJobsError,
 )
 from ray_jobs.manager import transitions
+from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
-from ray_jobs.manager.runner import Runner, now_ms
+from ray_jobs.manager.pool import Pool, PoolSettings
+from ray_jobs.manager.runner import Runner, Services, now_ms
+from ray_jobs.manager.seats import PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobErrorType, JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
@@ -43,6 +47,9 @@ ACTOR_NAME = "ray_jobs_manager"
 MAX_CONCURRENCY = 10_000
 #: Jobs of Ray's own server that still run are looked at so often; Ray tells nobody of changes.
 FOREIGN_REFRESH_S = 2.0
+
+#: A package of a live job is pinned for so long, and renewed in time.
+PIN_S = 600
 
 _submit_decoder = msgspec.json.Decoder(SubmitRequest)
 
@@ -107,21 +114,39 @@ class JobManager:
             # RAY_ADDRESS is the GCS's address inside a job; job clients need the dashboard's.
             default_env={"RAY_API_SERVER_ADDRESS": dashboard_url} if dashboard_url else {}
         )
-        await end_leftovers(supervisors, records)
+        of_jobs, pooled = await supervisors.names()
+        await end_leftovers(supervisors, of_jobs, records)
         logs = JobLogs(_ray.logs_dir())
         logs.mark_head(work_dir())
+        maker = PooledSupervisors(supervisors, epoch)
+        pool = Pool(maker, PoolSettings.of(os.environ))
+        live = [record for record in records if record.is_live]
+        running = [each.attempt for each in live if each.status is JobStatus.RUNNING]
+        members = await maker.take_over(pool, pooled, running)
+        pool.fill()
         # Nothing below fails: a recovery that is tried again starts from nothing.
         self._store = store
         self._supervisors = supervisors
         self._logs = logs
         self._journal = Journal(store, epoch, on_superseded=leave)
         self._journal.seed(records)
-        self._runner = Runner(self._journal, supervisors, logs, kv)
-        live = [record for record in records if not record.status.is_terminal()]
+        self._runner = Runner(
+            Services(
+                journal=self._journal,
+                supervisors=supervisors,
+                pool=pool,
+                environments=Environments(
+                    _ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log()
+                ),
+                pins=Pins(lambda uri: asyncio.to_thread(kv.pin_package, uri, PIN_S), PIN_S),
+                logs=logs,
+                node_id=ray.get_runtime_context().get_node_id(),
+                agent_address=functools.partial(_ray.agent_http_address, kv),
+            )
+        )
         for record in live:
-            if not record.foreign:
-                self._runner.run(record.submission_id, recovering=True)
-        if any(record.foreign for record in live):
+            self._runner.lead_on(record.submission_id, members.get(record.attempt))
+        if any(each.foreign and not each.status.is_terminal() for each in records):
             self._spawn(self._follow_foreign())
         logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
 
@@ -182,7 +207,8 @@ class JobManager:
         for record in await self._store.load_mirror(list(live)):
             if msgspec.structs.replace(live[record.submission_id], revision=0) != record:
                 self._journal.observe(record)
-        alone = live.keys() - await self._supervisors.names()
+        of_jobs, _ = await self._supervisors.names()
+        alone = live.keys() - of_jobs
         for submission_id in alone & orphans:
             await self._journal.update(
                 submission_id,
@@ -201,10 +227,12 @@ class JobManager:
         task.add_done_callback(self._background.discard)
 
 
-async def end_leftovers(supervisors: Supervisors, records: list[JobRecord]) -> None:
+async def end_leftovers(
+    supervisors: Supervisors, of_jobs: set[str], records: list[JobRecord]
+) -> None:
     """End supervisors that an earlier manager had no time to end after their jobs."""
     ended = {each.submission_id for each in records if each.status.is_terminal()}
-    for submission_id in await supervisors.names() & ended:
+    for submission_id in of_jobs & ended:
         handle = await supervisors.find(submission_id)
         if handle is not None:
             logger.info("Ending the supervisor that %s left behind.", submission_id)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorUnavailableError, RayError
+
+logger = logging.getLogger(__name__)
 
 UNAVAILABLE_RETRY_S = 0.2
+#: How long a last call to a supervisor may take: its answer changes nothing any more.
+FAREWELL_S = 10.0
 
 
 async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:
@@ -22,6 +27,14 @@ async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:
         except ActorUnavailableError:
             # There is no event for an actor that becomes reachable again.
             await asyncio.sleep(UNAVAILABLE_RETRY_S)
+
+
+async def farewell(call: Any) -> None:
+    """Await a last call to a supervisor, for a while: it may be gone already."""
+    try:
+        await asyncio.wait_for(call, FAREWELL_S)
+    except (RayError, asyncio.TimeoutError) as error:
+        logger.info("A supervisor didn't answer the last call: %s", brief(error))
 
 
 def brief(error: BaseException) -> str:

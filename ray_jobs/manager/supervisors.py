@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 import time
+import uuid
 from typing import Any
 
 import ray
@@ -16,17 +17,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs import _ray, supervisor
 from ray_jobs.keeper import zygote_source
+from ray_jobs.manager.environments import Built
 from ray_jobs.records import JobRecord
 from ray_jobs.validation import JOB_CONFIG_ENV_VAR, job_config_json
 
-#: A supervisor waits for its job's end and for orders at once.
-MAX_CONCURRENCY = 100
+#: A supervisor waits for the ends of its jobs and for orders at once.
+MAX_CONCURRENCY = 1000
 #: Ray's label of a node's id is private; the head carries this resource under a public name.
 HEAD_RESOURCE = "node:__internal_head__"
 HEAD_RESOURCE_SHARE = 0.0001
 #: How long a new supervisor waits for its name while Ray still ends the one that had it.
 NAME_TIMEOUT_S = 15.0
 NAME_RETRY_S = 0.05
+
+
+#: For a supervisor of the job's own: Ray has started it in the job's environment.
+IN_ITS_ENVIRONMENT = Built({}, [])
 
 
 def _supervisor_class() -> Any:
@@ -41,7 +47,7 @@ STOP_ENV_VARS = ("RAY_JOB_STOP_SIGNAL", "RAY_JOB_STOP_WAIT_TIME_S")
 
 
 class Supervisors:
-    """The supervisor actors of this cluster, one per running job."""
+    """The supervisor actors of this cluster: those of single jobs, and those of the pool."""
 
     def __init__(self, default_env: dict[str, str]) -> None:
         self._class = _supervisor_class()
@@ -56,13 +62,13 @@ class Supervisors:
         """
         resources = dict(record.entrypoint_resources or {})
         options: dict[str, Any] = {}
-        if not record.reserves_resources() and not allows_worker_nodes():
+        if not needs_own_supervisor(record):
             resources[HEAD_RESOURCE] = HEAD_RESOURCE_SHARE
         if record.entrypoint_memory:
             options["memory"] = record.entrypoint_memory
         if record.entrypoint_label_selector:
             options["label_selector"] = record.entrypoint_label_selector
-        return await self._new(
+        return await self._new_for_job(
             record.submission_id,
             num_cpus=record.entrypoint_num_cpus or 0,
             num_gpus=record.entrypoint_num_gpus or 0,
@@ -77,20 +83,40 @@ class Supervisors:
         It reserves nothing, and doesn't run in the job's environment.
         """
         assert record.driver_node_id is not None
-        return await self._new(
+        return await self._new_for_job(
             record.submission_id,
             adopts_only=True,
             num_cpus=0,
-            runtime_env={"env_vars": {_ray.NICENESS_VARIABLE: "0"}},
+            runtime_env=plain_runtime_env(),
             scheduling_strategy=NodeAffinitySchedulingStrategy(record.driver_node_id, soft=False),
         )
 
-    async def _new(self, submission_id: str, *, adopts_only: bool = False, **options: Any) -> Any:
+    async def create_pooled(self) -> Any:
+        """Return a new supervisor on the head for whichever jobs it is given."""
+        name = _ray.POOLED_SUPERVISOR_NAME_PREFIX + uuid.uuid4().hex
+        return await asyncio.to_thread(
+            self._register,
+            name,
+            _ray.NAMESPACE,
+            num_cpus=0,
+            resources={HEAD_RESOURCE: HEAD_RESOURCE_SHARE},
+            runtime_env=plain_runtime_env(),
+        )
+
+    async def _new_for_job(
+        self, submission_id: str, *, adopts_only: bool = False, **options: Any
+    ) -> Any:
         deadline = time.monotonic() + NAME_TIMEOUT_S
+        name = _ray.SUPERVISOR_NAME_PREFIX + submission_id
         while True:
             try:
-                # Off the event loop: registering a name waits for the GCS.
-                return await asyncio.to_thread(self._register, submission_id, adopts_only, options)
+                return await asyncio.to_thread(
+                    self._register,
+                    name,
+                    _ray.SUPERVISOR_NAMESPACE,
+                    adopts_only=adopts_only,
+                    **options,
+                )
             except (ActorAlreadyExistsError, ValueError) as error:
                 predecessor = await self.find(submission_id)
                 if predecessor is None and "name" not in str(error):
@@ -103,10 +129,13 @@ class Supervisors:
                     await self.end(predecessor)
                 await asyncio.sleep(NAME_RETRY_S)
 
-    def _register(self, submission_id: str, adopts_only: bool, options: dict[str, Any]) -> Any:
+    def _register(
+        self, name: str, namespace: str, *, adopts_only: bool = False, **options: Any
+    ) -> Any:
+        """Make a supervisor actor. Blocking: registering a name waits for the GCS."""
         return self._class.options(
-            name=_ray.SUPERVISOR_NAME_PREFIX + submission_id,
-            namespace=_ray.SUPERVISOR_NAMESPACE,
+            name=name,
+            namespace=namespace,
             # Detached, or it would die with the manager that owns it.
             lifetime="detached",
             max_concurrency=MAX_CONCURRENCY,
@@ -127,17 +156,35 @@ class Supervisors:
         """End a supervisor. What its keeper runs isn't touched by that."""
         await asyncio.to_thread(ray.kill, handle, no_restart=True)
 
-    async def names(self) -> set[str]:
-        """Return the submission ids that have a supervisor."""
+    async def names(self) -> tuple[set[str], list[str]]:
+        """Return the submission ids that have a supervisor of their own, and the pool's names."""
         found = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
-        return {
+        of_jobs = {
             each["name"].removeprefix(_ray.SUPERVISOR_NAME_PREFIX)
             for each in found
             if each["namespace"] == _ray.SUPERVISOR_NAMESPACE
         }
+        pooled = [
+            each["name"]
+            for each in found
+            if each["namespace"] == _ray.NAMESPACE
+            and each["name"].startswith(_ray.POOLED_SUPERVISOR_NAME_PREFIX)
+        ]
+        return of_jobs, pooled
 
-    def order(self, record: JobRecord) -> dict[str, Any]:
-        """Return what a supervisor must know to start or adopt the job's attempt."""
+    async def find_pooled(self, name: str) -> Any | None:
+        """Return a supervisor of the pool that an earlier manager made, or None."""
+        try:
+            return await asyncio.to_thread(ray.get_actor, name, namespace=_ray.NAMESPACE)
+        except ValueError:
+            return None
+
+    def order(self, record: JobRecord, built: Built = IN_ITS_ENVIRONMENT) -> dict[str, Any]:
+        """Return what a supervisor must know to start or adopt the job's attempt.
+
+        Args:
+            built: The job's environment, for a supervisor that doesn't run in it.
+        """
         env_vars = (record.runtime_env or {}).get("env_vars") or {}
         config = job_config_json(record.runtime_env, record.metadata, record.submission_id)
         return {
@@ -147,6 +194,9 @@ class Supervisors:
             "log_header": f"Running entrypoint for job {record.submission_id}: "
             f"{record.entrypoint}\n",
             "fresh_log": not record.on_head,
+            "stop_requested": record.stop_requested,
+            "command_prefix": built.command_prefix,
+            "env_vars": built.env_vars,
             "env": {JOB_CONFIG_ENV_VAR: config},
             "default_env": self._default_env,
             "drop_env": self._drop_env,
@@ -157,6 +207,11 @@ class Supervisors:
         }
 
 
+def plain_runtime_env() -> dict[str, Any]:
+    """Return the environment of a supervisor that runs in none of a job's."""
+    return {"env_vars": {_ray.NICENESS_VARIABLE: "0", **_ray.KEEP_GPU_VARIABLES}}
+
+
 def log_name(submission_id: str) -> str:
     """Return the name of a job's log file, which Ray's own tools know."""
     return f"job-driver-{submission_id}.log"
@@ -165,6 +220,11 @@ def log_name(submission_id: str) -> str:
 def allows_worker_nodes() -> bool:
     """Return whether a job that reserves nothing may run anywhere, by Ray's variable for it."""
     return os.environ.get("RAY_JOB_ALLOW_DRIVER_ON_WORKER_NODES", "0") == "1"
+
+
+def needs_own_supervisor(record: JobRecord) -> bool:
+    """Return whether Ray must place the job: it reserves something, or may run anywhere."""
+    return record.reserves_resources() or allows_worker_nodes()
 
 
 def supervisor_runtime_env(record: JobRecord, log_path: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def running(
     agent_address: str | None,
     on_head: bool,
     log_base_bytes: int,
+    holds_env: bool = False,
 ) -> JobRecord | None:
     """The job is about to be started on a node."""
     if record.status is not JobStatus.PENDING:
@@ -38,6 +39,7 @@ def running(
         driver_agent_http_address=agent_address,
         on_head=on_head,
         log_base_bytes=log_base_bytes,
+        holds_env=holds_env,
     )
 
 
@@ -51,6 +53,7 @@ def not_started(record: JobRecord, attempt: str) -> JobRecord | None:
         attempt=attempt,
         driver_node_id=None,
         driver_agent_http_address=None,
+        holds_env=False,
     )
 
 

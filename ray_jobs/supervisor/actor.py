@@ -22,9 +22,11 @@ from ray_jobs.supervisor.node import (
     HEAD_TOKEN_FILE,
     connect_to_zygote,
     connect_unix,
+    entrypoint_argv,
     entrypoint_env,
     kill_marked,
     logs_dir,
+    node_niceness,
     read_status,
     read_text,
     stop_settings,
@@ -45,14 +47,16 @@ class StaleEpochError(RuntimeError):
 class Attempt:
     """One run of one job's entrypoint."""
 
-    def __init__(
-        self, attempt: str, directory: str, log_path: str, stop_env: dict[str, str]
-    ) -> None:
-        self.attempt = attempt
-        self.stop_env = stop_env
-        self.directory = directory
-        self.log_path = log_path
+    def __init__(self, attempt_id: str) -> None:
+        self.id = attempt_id
+        self.directory = os.path.join(work_dir(), "attempts", attempt_id)
         self.status: dict[str, Any] = {"state": "starting"}
+        #: Set with the order to start or adopt it, which tells these two.
+        self.known = asyncio.Event()
+        self.log_path = ""
+        self.stop_env: dict[str, str] = {}
+        #: A stop may come before the entrypoint has been started.
+        self.stop_requested = False
         #: Starting and adopting take turns: each may be asked for twice.
         self.lock = asyncio.Lock()
         self.finished = asyncio.Event()
@@ -69,38 +73,45 @@ class JobSupervisor:
         self._zygote_source = zygote_source
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
+        #: As Ray gave it: each job starts from this, whatever else happens in this process.
+        self._environment = dict(os.environ)
 
     # --- calls of the manager ---------------------------------------------------------------
 
-    async def describe(self, epoch: int) -> dict[str, str]:
-        """Return where this supervisor runs. Answers once the runtime environment is set up."""
+    async def describe(self, epoch: int, live: list[str] | None = None) -> dict[str, Any]:
+        """Return where this supervisor runs, and its attempts.
+
+        Answers once the runtime environment is set up. With `live`, the attempts that a new
+        manager knows not to have ended, others are dropped: their ends have been recorded.
+        """
         self._accept(epoch)
+        for attempt_id in self._attempts.keys() - set(live) if live is not None else ():
+            attempt = self._attempts[attempt_id]
+            if attempt.writer is not None and not attempt.finished.is_set():
+                await self.abandon(attempt_id)
+            await self.release(attempt_id)
         context = ray.get_runtime_context()
         return {
             "node_id": context.get_node_id(),
             "head_token": read_text(os.path.join(work_dir(), HEAD_TOKEN_FILE)),
+            "attempts": list(self._attempts),
         }
 
-    async def start(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
-        """Start an attempt, or attach to it if it was started before. Returns its status."""
+    async def hold(self) -> None:
+        """Never return. Who awaits it learns at once when this supervisor dies."""
+        await asyncio.Event().wait()
+
+    async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
+        """Start an attempt, unless it was started before, and wait for its end as `wait` does.
+
+        The status is `unknown` if it was not started, and never will be.
+        """
         if self._adopts_only:
-            return await self.adopt(epoch, order)
-        self._accept(epoch)
-        attempt = self._attempt(order)
-        async with attempt.lock:
-            if attempt.task is not None:
-                return attempt.status
-            if order["fresh_log"] and not os.path.isdir(attempt.directory):
-                set_aside(attempt.log_path)
-            reader, writer = await connect_to_zygote(self._zygote_source)
-            writer.write(json.dumps(self._spawn_order(attempt, order)).encode() + b"\n")
-            line = await reader.readline()
-            status = json.loads(line) if line else {"state": "exists"}
-            if status["state"] != "exists":
-                self._follow(attempt, status, reader, writer)
-                return attempt.status
-            writer.close()
-            return await self._attach(attempt)
+            await self.adopt(epoch, order)
+        else:
+            self._accept(epoch)
+            await self._start(self._ordered(order), order)
+        return await self.wait(order["attempt"])
 
     async def adopt(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
         """Take over an attempt whose supervisor died. Returns its status.
@@ -109,27 +120,36 @@ class JobSupervisor:
         then, though an order to start it may be on its way still.
         """
         self._accept(epoch)
-        attempt = self._attempt(order)
+        attempt = self._ordered(order)
         async with attempt.lock:
-            if attempt.task is not None:
-                return attempt.status
-            os.makedirs(os.path.dirname(attempt.directory), 0o700, exist_ok=True)
-            try:
-                os.mkdir(attempt.directory, 0o700)  # what a keeper claims the attempt by
-            except FileExistsError:
-                return await self._attach(attempt)
-            return {"state": "unknown"}
+            if attempt.task is None and not attempt.finished.is_set():
+                os.makedirs(os.path.dirname(attempt.directory), 0o700, exist_ok=True)
+                try:
+                    os.mkdir(attempt.directory, 0o700)  # what a keeper claims the attempt by
+                except FileExistsError:
+                    await self._attach(attempt)
+                else:
+                    attempt.status = {"state": "unknown"}
+                    attempt.finished.set()
+            return attempt.status
 
     async def wait(self, attempt_id: str) -> dict[str, Any]:
-        """Wait for the end of an attempt. Returns its status, with the end of its log."""
-        attempt = self._attempts[attempt_id]
+        """Wait for the end of an attempt. Returns its status; a failed one's with its last lines.
+
+        Reported until the manager says `release`.
+        """
+        attempt = self._attempt(attempt_id)
         await attempt.finished.wait()
+        if attempt.status.get("code") == 0:
+            return attempt.status
         return {**attempt.status, "log_tail": last_lines(attempt.log_path)}
 
     async def stop_attempt(self, epoch: int, attempt_id: str) -> None:
         """Send the stop signal, and SIGKILL after the wait time. No-op if it has ended."""
         self._accept(epoch)
-        self._send_stop(self._attempts[attempt_id])
+        attempt = self._attempt(attempt_id)
+        attempt.stop_requested = True
+        self._send_stop(attempt)
 
     async def read_log(
         self, attempt_id: str, offset: int, max_bytes: int, timeout_s: float
@@ -138,7 +158,8 @@ class JobSupervisor:
 
         Waits up to `timeout_s` seconds for some.
         """
-        attempt = self._attempts[attempt_id]
+        attempt = self._attempt(attempt_id)
+        await attempt.known.wait()
         with GrowthWatch(attempt.log_path) as growth:
             ended = asyncio.ensure_future(attempt.finished.wait())
             ended.add_done_callback(lambda _: growth.wake())
@@ -164,7 +185,7 @@ class JobSupervisor:
         await asyncio.to_thread(kill_marked, attempt_id)
 
     async def release(self, attempt_id: str) -> None:
-        """Forget an attempt whose report the manager has recorded."""
+        """Forget an attempt whose report the manager has recorded. No-op for an unknown one."""
         attempt = self._attempts.pop(attempt_id, None)
         if attempt is not None:
             shutil.rmtree(attempt.directory, ignore_errors=True)
@@ -177,6 +198,7 @@ class JobSupervisor:
     async def stop(self) -> None:
         """Stop what runs here."""
         for attempt in list(self._attempts.values()):
+            attempt.stop_requested = True
             self._send_stop(attempt)
 
     # --- inside -------------------------------------------------------------------------------
@@ -186,28 +208,49 @@ class JobSupervisor:
             raise StaleEpochError(f"Epoch {epoch} was replaced by {self._epoch}.")
         self._epoch = epoch
 
-    def _attempt(self, order: dict[str, Any]) -> Attempt:
-        attempt_id = order["attempt"]
+    def _attempt(self, attempt_id: str) -> Attempt:
+        """Return an attempt. Calls may overtake each other: any may be the first that names it."""
         if attempt_id not in self._attempts:
-            directory = os.path.join(work_dir(), "attempts", attempt_id)
-            log_path = os.path.join(logs_dir(), order["log_name"])
-            self._attempts[attempt_id] = Attempt(attempt_id, directory, log_path, order["stop_env"])
+            self._attempts[attempt_id] = Attempt(attempt_id)
         return self._attempts[attempt_id]
 
-    def _spawn_order(self, attempt: Attempt, order: dict[str, Any]) -> dict[str, Any]:
-        os.makedirs(os.path.dirname(attempt.directory), 0o700, exist_ok=True)
-        return {
-            "attempt": attempt.attempt,
-            "directory": attempt.directory,
-            "argv": ["/bin/sh", "-c", order["entrypoint"]],
-            "env": entrypoint_env(order),
-            "cwd": os.getcwd(),
-            "log_path": attempt.log_path,
-            "log_header": order["log_header"],
-            "niceness": 0,
-        }
+    def _ordered(self, order: dict[str, Any]) -> Attempt:
+        attempt = self._attempt(order["attempt"])
+        if not attempt.known.is_set():
+            attempt.log_path = os.path.join(logs_dir(), order["log_name"])
+            attempt.stop_env = order["stop_env"]
+            attempt.stop_requested |= order["stop_requested"]
+            attempt.known.set()
+        return attempt
 
-    async def _attach(self, attempt: Attempt) -> dict[str, Any]:
+    async def _start(self, attempt: Attempt, order: dict[str, Any]) -> None:
+        async with attempt.lock:
+            if attempt.task is not None or attempt.finished.is_set():
+                return
+            os.makedirs(os.path.dirname(attempt.directory), 0o700, exist_ok=True)
+            if order["fresh_log"] and not os.path.isdir(attempt.directory):
+                set_aside(attempt.log_path)
+            spawn_order = {
+                "attempt": attempt.id,
+                "directory": attempt.directory,
+                "argv": entrypoint_argv(order),
+                "env": entrypoint_env(order, self._environment),
+                "cwd": os.getcwd(),
+                "log_path": attempt.log_path,
+                "log_header": order["log_header"],
+                "niceness": node_niceness(),
+            }
+            reader, writer = await connect_to_zygote(self._zygote_source)
+            writer.write(json.dumps(spawn_order).encode() + b"\n")
+            line = await reader.readline()
+            status = json.loads(line) if line else {"state": "exists"}
+            if status["state"] != "exists":
+                self._follow(attempt, status, reader, writer)
+            else:
+                writer.close()
+                await self._attach(attempt)
+
+    async def _attach(self, attempt: Attempt) -> None:
         """Connect to the keeper of a claimed attempt, or find how it ended."""
         deadline = time.monotonic() + KEEPER_START_TIMEOUT_S
         while True:
@@ -216,9 +259,9 @@ class JobSupervisor:
                 line = await reader.readline()
                 if line:
                     self._follow(attempt, json.loads(line), reader, writer)
-                    return attempt.status
+                    return
             except (FileNotFoundError, ConnectionError):
-                logger.debug("No keeper answers for %s.", attempt.attempt)
+                logger.debug("No keeper answers for %s.", attempt.id)
             state = read_status(attempt.directory).get("state", "starting")
             # A keeper that has just claimed the attempt doesn't listen yet.
             if state != "starting" or time.monotonic() > deadline:
@@ -226,8 +269,6 @@ class JobSupervisor:
             await asyncio.sleep(KEEPER_RETRY_S)
         attempt.status = await self._outcome_without_keeper(attempt)
         attempt.finished.set()
-        attempt.task = asyncio.ensure_future(asyncio.sleep(0))
-        return attempt.status
 
     def _follow(
         self,
@@ -239,6 +280,8 @@ class JobSupervisor:
         attempt.status = status
         attempt.writer = writer
         attempt.task = asyncio.ensure_future(self._watch_keeper(attempt, reader))
+        if attempt.stop_requested:
+            self._send_stop(attempt)
 
     async def _watch_keeper(self, attempt: Attempt, reader: asyncio.StreamReader) -> None:
         try:
@@ -259,7 +302,7 @@ class JobSupervisor:
         status = read_status(attempt.directory)
         if status.get("state") in ("exited", "failed_to_start", "lost"):
             return status
-        await asyncio.to_thread(kill_marked, attempt.attempt)
+        await asyncio.to_thread(kill_marked, attempt.id)
         return {**status, "state": "lost", "error": "The job's keeper process was killed."}
 
     def _send_stop(self, attempt: Attempt) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,10 +34,13 @@ HEAD_TOKEN_FILE = "head-token"
 ATTEMPT_ENV_VAR = "RAY_JOBS_ATTEMPT"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
 DEFAULT_STOP_WAIT_S = 3
+MAX_STOP_WAIT_S = 10 * 365 * 24 * 3600
 ZYGOTE_START_TIMEOUT_S = 20.0
 ZYGOTE_RETRY_S = 0.02
 #: What the interpreter of the zygote needs of this environment, which may be a job's own.
 ZYGOTE_ENV_VARS = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
+_UNSET_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 
 
 def session_dir() -> str:
@@ -117,9 +123,20 @@ def start_zygote(source: str, directory: str, name: str) -> None:
     )
 
 
-def entrypoint_env(order: dict[str, Any]) -> dict[str, str]:
+def entrypoint_argv(order: dict[str, Any]) -> list[str]:
+    """Return the command that runs the entrypoint, in the environment that Ray built for it."""
+    argv = ["/bin/sh", "-c", order["entrypoint"]]
+    prefix = order["command_prefix"]
+    if not prefix:
+        return argv
+    # What Ray puts before a worker's command, for bash: "cd DIR &&", "source ACTIVATE 1>&2 &&".
+    bash = shutil.which("bash") or "/bin/bash"
+    return [bash, "-c", " ".join([*prefix, 'exec "$0" "$@"']), *argv]
+
+
+def entrypoint_env(order: dict[str, Any], base: dict[str, str]) -> dict[str, str]:
     """Return the environment of the entrypoint: this worker's, without what is the worker's own."""
-    env = dict(os.environ)
+    env = dict(base)
     for name in order["drop_env"]:
         env.pop(name, None)
     if not order["keeps_omp_num_threads"]:
@@ -130,15 +147,33 @@ def entrypoint_env(order: dict[str, Any]) -> dict[str, str]:
             env["OMP_NUM_THREADS"] = node_value
         elif order["num_cpus"]:
             env["OMP_NUM_THREADS"] = str(max(1, int(order["num_cpus"])))
+    for name, value in order["env_vars"].items():
+        env[name] = expanded(value, env)
     for name, value in order["default_env"].items():
         env.setdefault(name, value)
     env.update(order["env"])
-    env["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    env["RAY_ADDRESS"] = gcs_address()
     env["PYTHONUNBUFFERED"] = "1"
     env[ATTEMPT_ENV_VAR] = order["attempt"]
     return env
 
 
+def expanded(value: str, env: dict[str, str]) -> str:
+    """Return a value of `env_vars` with `$VAR` and `${VAR}` replaced.
+
+    As Ray does it for a worker: a variable that isn't set stays as it is, but one in braces with
+    a name in capitals is empty.
+    """
+    value = _VARIABLE.sub(lambda match: env.get(match[1] or match[2], match[0]), value)
+    return _UNSET_VARIABLE.sub("", value)
+
+
+@functools.lru_cache
+def gcs_address() -> str:
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@functools.lru_cache
 def node_environment() -> dict[str, str]:
     """Return the environment that this node was started with: the raylet's."""
     try:
@@ -150,6 +185,14 @@ def node_environment() -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
+def node_niceness() -> int:
+    """Return the niceness that this node was started with: Ray's workers are niced, jobs not."""
+    try:
+        return os.getpriority(os.PRIO_PROCESS, raylet_pid())
+    except ProcessLookupError:
+        return 0
+
+
 def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
     """Return the stop signal and the seconds until SIGKILL: of `env_vars`, else of the node."""
     env = {**os.environ, **job_env}
@@ -159,7 +202,10 @@ def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
         name = "SIGTERM"
     text = env.get("RAY_JOB_STOP_WAIT_TIME_S", str(DEFAULT_STOP_WAIT_S))
     try:
-        wait_s = max(0.0, float(text))
+        wait_s = float(text)
+        if not wait_s >= 0:  # NaN too
+            raise ValueError(text)
+        wait_s = min(wait_s, MAX_STOP_WAIT_S)
     except ValueError:
         logger.warning("RAY_JOB_STOP_WAIT_TIME_S=%s is not a number: %s", text, DEFAULT_STOP_WAIT_S)
         wait_s = DEFAULT_STOP_WAIT_S

@@ -12,12 +12,16 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.processes import parent_of, start_waiting_job, titled
 from tests.waiting import wait_until
+
+#: No supervisor without a job: the one that is there is the job's.
+NO_SPARE_SUPERVISORS = {"RAY_JOBS_WARM_SUPERVISORS": "0", "RAY_JOBS_WARM_IDLE_S": "0"}
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    with plugin(enabled=True), running_cluster(cpus=2) as cluster:
+    with plugin(enabled=True), running_cluster(NO_SPARE_SUPERVISORS, cpus=2) as cluster:
         yield cluster
 
 
@@ -25,37 +29,6 @@ def cluster() -> Iterator[Cluster]:
 def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
     with JobSubmissionClient(cluster.address) as client:
         yield client
-
-
-def titled(title: str) -> list[int]:
-    """Return the pids of Ray workers by their titles."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if words.startswith(title):
-                found.append(int(entry.name))
-    return found
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def start_waiting_job(client: JobSubmissionClient, folder: Path) -> tuple[str, int]:
-    """Submit a job that ends with 5 once `folder/go` exists. Returns its id and its shell's pid."""
-    command = f"echo pid $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 5"
-    job_id = client.submit_job(entrypoint=command)
-
-    def pids() -> list[int]:
-        lines = client.get_job_logs(job_id).splitlines()
-        return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
-
-    wait_until(lambda: len(pids()) == 1, "it runs", 30)
-    return job_id, pids()[0]
 
 
 def test_manager(client: JobSubmissionClient, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The processes of a cluster, and jobs that wait for a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ray_jobs import JobSubmissionClient
+from tests.waiting import wait_until
+
+
+def titled(title: str) -> list[int]:
+    """Return the pids of Ray workers by their titles."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if words.startswith(title):
+                found.append(int(entry.name))
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def start_waiting_job(client: JobSubmissionClient, folder: Path) -> tuple[str, int]:
+    """Submit a job that ends with 5 once `folder/go` exists. Returns its id and its shell's pid."""
+    command = f"echo pid $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 5"
+    job_id = client.submit_job(entrypoint=command)
+
+    def pids() -> list[int]:
+        lines = client.get_job_logs(job_id).splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
+
+    wait_until(lambda: len(pids()) == 1, "it runs", 30)
+    return job_id, pids()[0]

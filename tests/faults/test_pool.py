@@ -1,0 +1,66 @@
+"""Supervisors that are kept warm, and those that many jobs share, killed under their jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import JobSubmissionClient
+from ray_jobs.models import JobStatus
+from tests.cluster import plugin, running_cluster
+from tests.faults.processes import start_waiting_job, titled
+from tests.waiting import wait_until
+
+JOBS = 12
+
+
+@pytest.fixture(params=["each its own", "shared"])
+def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
+    env = {"RAY_JOBS_SUPERVISION": "dense"} if request.param == "shared" else {}
+    with (
+        plugin(enabled=True),
+        running_cluster(env, cpus=2) as cluster,
+        JobSubmissionClient(cluster.address) as client,
+    ):
+        yield client
+
+
+def kill_all(title: str) -> set[int]:
+    pids = set(titled(title))
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+def test_killed_supervisors_and_manager(client: JobSubmissionClient, tmp_path: Path) -> None:
+    jobs = [start_waiting_job(client, tmp_path) for _ in range(JOBS)]
+    killed = kill_all("ray::JobSupervisor")
+    wait_until(lambda: bool(set(titled("ray::JobSupervisor")) - killed), "others", 30)
+    stopped, _ = jobs.pop()
+    assert client.stop_job(stopped) is True
+    assert client.wait_until_finish(stopped, timeout=60).status is JobStatus.STOPPED
+    kill_all("ray::JobManager")
+    assert client.get_job_status(jobs[0][0]) is JobStatus.RUNNING
+    client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=120)
+    assert all(Path(f"/proc/{pid}").exists() for _, pid in jobs)
+    for pids in (kill_all("ray::JobSupervisor"), kill_all("ray::JobManager")):
+        assert pids
+    (tmp_path / "go").touch()
+    for job_id, _ in jobs:
+        info = client.wait_until_finish(job_id, timeout=120)
+        assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5), info.message
+
+
+def test_new_manager_keeps_the_pool(client: JobSubmissionClient, tmp_path: Path) -> None:
+    job_id, _ = start_waiting_job(client, tmp_path)
+    before = set(titled("ray::JobSupervisor"))
+    kill_all("ray::JobManager")
+    for _ in range(5):
+        client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
+    assert before <= set(titled("ray::JobSupervisor"))
+    (tmp_path / "go").touch()
+    assert client.wait_until_finish(job_id, timeout=30).driver_exit_code == 5

@@ -1,0 +1,157 @@
+"""Environments for supervisors that are alive already, with a stand-in for Ray's agent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from ray_jobs.manager.environments import (
+    AgentUnreachable,
+    Built,
+    EnvironmentFailed,
+    Environments,
+    NeedsOwnSupervisor,
+    Pins,
+    package_uris,
+)
+from ray_jobs.models import JobStatus
+from ray_jobs.records import JobRecord
+
+
+class FakeAgent:
+    def __init__(self) -> None:
+        self.users = 0
+        self.log_files: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.failure: Exception | None = None
+
+    async def build(self, runtime_env: dict[str, Any], log_files: list[str]) -> dict[str, Any]:
+        self.log_files = log_files
+        await self.may_answer.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.users += 1
+        return {"env_vars": {"PYTHONPATH": "/there"}, "command_prefix": ["cd", "/there", "&&"]}
+
+    async def release(self, runtime_env: dict[str, Any]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.users -= 1
+
+
+@pytest.fixture
+async def agent() -> FakeAgent:
+    return FakeAgent()
+
+
+def record(runtime_env: dict[str, Any] | None) -> JobRecord:
+    return JobRecord(
+        submission_id="a", entrypoint="true", status=JobStatus.PENDING, runtime_env=runtime_env
+    )
+
+
+@pytest.mark.parametrize(
+    ("runtime_env", "env_vars"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"env_vars": {"A": "1"}, "config": {"eager_install": True}}, {"A": "1"}),
+        ({"worker_process_setup_hook": "of.workers", "_ray_commit": "1"}, {}),
+        ({"pip": None, "working_dir": ""}, {}),
+    ],
+)
+async def test_nothing_to_build(
+    agent: FakeAgent, runtime_env: dict[str, Any] | None, env_vars: dict[str, str]
+) -> None:
+    built = await Environments(agent, streams_log=False).build(record(runtime_env), "/log")
+    assert built == Built(env_vars, [])
+    assert agent.users == 0
+
+
+@pytest.mark.parametrize("field", ["working_dir", "py_modules", "pip", "uv", "conda"])
+@pytest.mark.parametrize("streams_log", [True, False])
+async def test_built_by_the_agent(agent: FakeAgent, field: str, streams_log: bool) -> None:
+    environments = Environments(agent, streams_log=streams_log)
+    built = await environments.build(record({field: "x"}), "/log")
+    assert built == Built({"PYTHONPATH": "/there"}, ["cd", "/there", "&&"], is_held=True)
+    assert agent.users == 1
+    assert agent.log_files == (["/log"] if streams_log else [])
+    await environments.release({field: "x"})
+    assert agent.users == 0
+
+
+@pytest.mark.parametrize("field", ["container", "image_uri", "py_executable", "nsight", "plugin"])
+async def test_only_with_a_worker_in_it(agent: FakeAgent, field: str) -> None:
+    with pytest.raises(NeedsOwnSupervisor):
+        await Environments(agent, streams_log=False).build(record({field: "x"}), "/log")
+
+
+async def test_failures(agent: FakeAgent) -> None:
+    environments = Environments(agent, streams_log=False)
+    agent.failure = EnvironmentFailed("no such package")
+    with pytest.raises(EnvironmentFailed, match="no such package"):
+        await environments.build(record({"pip": ["x"]}), "/log")
+    agent.failure = AgentUnreachable("404")
+    with pytest.raises(NeedsOwnSupervisor):
+        await environments.build(record({"pip": ["x"]}), "/log")
+    await environments.release({"pip": ["x"]})
+
+
+async def test_interrupted_build_is_let_go_once_it_is_done(agent: FakeAgent) -> None:
+    agent.may_answer.clear()
+    building = asyncio.ensure_future(
+        Environments(agent, streams_log=False).build(record({"pip": ["x"]}), "/log")
+    )
+    await asyncio.sleep(0)
+    building.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await building
+    released = asyncio.Event()
+    release = agent.release
+
+    async def told(runtime_env: dict[str, Any]) -> None:
+        await release(runtime_env)
+        released.set()
+
+    agent.release = told  # type: ignore[method-assign]
+    agent.may_answer.set()
+    await asyncio.wait_for(released.wait(), 5)
+    assert agent.users == 0
+
+
+def test_packages_of_an_environment() -> None:
+    env = {"working_dir": "gcs://a.zip", "py_modules": ["gcs://b.zip", "s3://c.zip", 1]}
+    assert package_uris(env) == ["gcs://a.zip", "gcs://b.zip"]
+    assert package_uris({"working_dir": "https://a.zip", "py_modules": None}) == []
+    assert package_uris(None) == []
+
+
+async def test_pins_are_renewed_while_a_job_uses_them() -> None:
+    pinned: list[str] = []
+    renewed = asyncio.Event()
+
+    async def pin(uri: str) -> None:
+        pinned.append(uri)
+        if len(pinned) == 3:
+            renewed.set()
+
+    pins = Pins(pin, lasts_s=0.05)
+    await pins.hold(["gcs://a"])
+    await pins.hold(["gcs://a"])
+    assert pinned == ["gcs://a"]
+    pins.drop(["gcs://a"])
+    await asyncio.wait_for(renewed.wait(), 5)
+    pins.drop(["gcs://a"])
+    assert set(pinned) == {"gcs://a"}
+
+
+async def test_failing_pin_does_not_fail_the_job() -> None:
+    async def pin(_uri: str) -> None:
+        raise OSError("GCS")
+
+    pins = Pins(pin, lasts_s=600)
+    await pins.hold(["gcs://a"])
+    pins.drop(["gcs://a"])
