@@ -28,7 +28,7 @@ test: lint
 	$(BIN)/pytest
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks --json benchmarks/latest.json
+	$(BIN)/python -m benchmarks --json benchmarks/latest.json $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,70 +1,70 @@
-"""`python -m benchmarks [ROW ...]`: run the work against both servers and print the table."""
+"""`python -m benchmarks [ROW ...]`: do the work against both servers, and print the table."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import dataclasses
 import json
-import os
-import platform
-from importlib import metadata
+import signal
+import sys
 from pathlib import Path
 
-import aiohttp
+from benchmarks.bench import Options
+from benchmarks.health import health
+from benchmarks.machine import header, machine
+from benchmarks.report import RowResult, as_json, compare, failures, table
+from benchmarks.rows import ALL
+from benchmarks.runner import run_against
 
-from benchmarks.report import Figure, table
-from benchmarks.work import ROWS, Api
-from tests.cluster import plugin, running_cluster
-
-ROW_TIMEOUT_S = 300.0
-
-
-async def measure(address: str, rows: list[str], quick: bool) -> list[Figure]:
-    figures = []
-    timeout = aiohttp.ClientTimeout(total=ROW_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        api = Api(session, address, quick)
-        await api.until(await api.submit("true"), "SUCCEEDED")  # the server's own start
-        for row in rows:
-            name, unit, work = ROWS[row]
-            figures.append(Figure.of(name, unit, await work(api)))
-            print(f"  {name}: {figures[-1].median:.4g} {unit}", flush=True)
-    return figures
+SUSTAINED_MINUTES = 10.0
+#: Of the row `sustained` where it isn't asked for by its name, or with --quick.
+SHORT_SUSTAINED_MINUTES = 1.0
 
 
-def against(is_ours: bool, rows: list[str]) -> list[Figure]:
-    print("ray-jobs" if is_ours else "Ray's own job server", flush=True)
-    with plugin(enabled=is_ours), running_cluster(cpus=os.cpu_count() or 1) as cluster:
-        return asyncio.run(measure(cluster.address, rows, quick=not is_ours))
-
-
-def header() -> str:
-    versions = f"Ray {metadata.version('ray')}, ray-jobs {metadata.version('ray-jobs')}"
-    return f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, " + (
-        versions
+def arguments() -> argparse.Namespace:
+    rows = "\n".join(f"  {row.key:<12}{row.what}" for row in ALL)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="The same work against Ray's own job server and against ray-jobs.",
+        epilog=f"rows:\n{rows}\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="what to run; all if none is named")
+    parser.add_argument("--only", choices=("ours", "stock"), help="run against one server only")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, fewer jobs")
+    parser.add_argument("--minutes", type=float, help="how long the row `sustained` runs")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    arguments = parser.parse_args()
-    unknown = set(arguments.rows) - set(ROWS)
+    parsed = parser.parse_args()
+    unknown = set(parsed.rows) - {row.key for row in ALL}
     if unknown:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    rows = arguments.rows or list(ROWS)
-    stock, ours = against(False, rows), against(True, rows)
-    print(f"\n{header()}\n\n{table(stock, ours)}")
-    if arguments.json:
-        figures = {
-            "machine": header(),
-            "stock": [dataclasses.asdict(figure) for figure in stock],
-            "ours": [dataclasses.asdict(figure) for figure in ours],
-        }
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return parsed
+
+
+def main() -> int:
+    asked = arguments()
+    # As Ctrl-C: the cluster is ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rows = [row for row in ALL if not asked.rows or row.key in asked.rows]
+    is_long = "sustained" in asked.rows and not asked.quick
+    minutes = asked.minutes or (SUSTAINED_MINUTES if is_long else SHORT_SUSTAINED_MINUTES)
+    options = Options(quick=asked.quick, minutes=minutes)
+    facts = machine()
+    print(header(facts), flush=True)
+    stock: list[RowResult] = []
+    ours: list[RowResult] = []
+    if asked.only != "ours":
+        stock = run_against(False, rows, options)
+        stock += health(stock)
+    if asked.only != "stock":
+        ours = run_against(True, rows, options)
+        ours += health(ours)
+    print(f"\n{header(facts)}\n\n{table(compare(stock, ours))}")
+    failed = failures(stock, ours)
+    print(*failed, sep="\n")
+    if asked.json:
+        asked.json.write_text(json.dumps(as_json(facts, stock, ours), indent=2) + "\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
