@@ -59,6 +59,7 @@ def serve(
     Raises `RayJobsError` when there is no cluster, this isn't its head node, the port is taken, or
     the address is open to others while no token is demanded (unless `insecure`).
     """
+    address = gcs_address(address)
     try:
         probe(address)
         _ray.connect(address)
@@ -79,6 +80,19 @@ def serve(
             " --insecure if something else guards the port.",
         )
     asyncio.run(_serve(host, port, tls_context(tls_cert, tls_key)))
+
+
+def gcs_address(address: str) -> str:
+    """Return where the GCS is, or "auto" where Ray has to look for it.
+
+    RAY_ADDRESS stands in for "auto", unless it is a URL: that is the job server's, for clients, and
+    `ray.init` in this process mustn't see it.
+    """
+    if "://" in os.environ.get("RAY_ADDRESS", ""):
+        del os.environ["RAY_ADDRESS"]
+    if address == "auto":
+        return os.environ.get("RAY_ADDRESS") or address
+    return address
 
 
 def probe(address: str) -> None:

@@ -74,6 +74,18 @@ def test_stock_client(url: str) -> None:
     assert stock.get_job_logs(job_id).endswith("stock\n")
 
 
+def test_address_is_found_though_clients_have_theirs_in_the_environment(
+    cluster: Cluster,
+) -> None:
+    # RAY_TMPDIR is where Ray looks for the address of the cluster that was started last.
+    env = {"RAY_ADDRESS": cluster.address, "RAY_TMPDIR": str(cluster.folder)}
+    with (
+        running_gateway(cluster, env=env, address="auto") as url,
+        JobSubmissionClient(url) as client,
+    ):
+        follow(client)
+
+
 def test_web_pages_may_not_change_anything(url: str) -> None:
     async def statuses() -> list[int]:
         found = []
