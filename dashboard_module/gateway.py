@@ -21,6 +21,7 @@ from ray_jobs.errors import RayJobsError, ServerUnreachable
 from .face import Face
 from .hosting import face_config
 from .manager_link import RayManager
+from .ray_logs import RayLogs
 from .ray_ports import RayDrivers, RayPackages, RayStore
 from .redaction import is_browser_request
 from .routes import ROUTES, Route
@@ -156,6 +157,7 @@ def make_face() -> Face:
         store=RayStore(kv),
         drivers=RayDrivers(None, gcs_address),
         packages=RayPackages(kv),
+        logs=RayLogs(kv),
     )
 
 

@@ -26,6 +26,7 @@ SUPERVISOR_NAMESPACE = "SUPERVISOR_ACTOR_RAY_NAMESPACE"
 SUPERVISOR_NAME_PREFIX = "_ray_internal_job_actor_"
 
 _DASHBOARD_NAMESPACE = b"dashboard"
+_JOB_NAMESPACE = b"job"
 _AGENT_ADDRESS_KEY_PREFIX = "DASHBOARD_AGENT_ADDR_NODE_ID_PREFIX:"
 
 #: Seconds for which a package without a job that uses it is kept; Ray's variable for it.
@@ -329,3 +330,21 @@ async def driver_updates(gcs_address: str) -> AsyncIterator[list[DriverRow]]:
             yield [_driver_row(entry) for _, entry in messages]
     finally:
         await subscriber.close()
+
+
+async def head_node_id(kv: Kv) -> str | None:
+    """Return the id of the head node. Public API is missing."""
+    from ray._private import ray_constants
+
+    value = await kv.get(_JOB_NAMESPACE, ray_constants.KV_HEAD_NODE_ID_KEY.decode())
+    return value.decode() if value else None
+
+
+def auth_headers() -> dict[str, str]:
+    """Return the headers by which Ray's processes know each other. Public API is missing."""
+    from ray._private.authentication.http_token_authentication import (
+        get_auth_headers_if_auth_enabled,
+    )
+
+    headers: dict[str, str] = get_auth_headers_if_auth_enabled({})
+    return headers

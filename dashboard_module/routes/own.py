@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 
 import aiohttp.web
@@ -15,7 +16,7 @@ from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
 
 from ..errors import json_errors
 from ..face import Face
-from ..jobs import Job, Key
+from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames
 from ..tailing import serve_tail
 from .answers import integer, json_answer, seconds
@@ -86,6 +87,8 @@ async def wait_for_job(face: Face, request: aiohttp.web.Request) -> aiohttp.web.
 @json_errors
 async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
     job = await face.find_submission(request.match_info["job_id"], "get logs of")
+    if await face.logs.is_elsewhere(job.record):
+        return await _raw_log_from_its_node(face, request, job)
     path = face.log_path(job)
     if path is None or not os.path.isfile(path):
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")
@@ -93,6 +96,22 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
     return aiohttp.web.FileResponse(
         path, headers={**_NO_STORE, "Content-Type": "text/plain; charset=utf-8"}
     )
+
+
+async def _raw_log_from_its_node(
+    face: Face, request: aiohttp.web.Request, job: SubmissionJob
+) -> aiohttp.web.StreamResponse:
+    response = aiohttp.web.StreamResponse(
+        headers={**_NO_STORE, "Content-Type": "text/plain; charset=utf-8"}
+    )
+    async with contextlib.aclosing(face.logs.read(job.record, follow=False)) as chunks:
+        first = await anext(chunks, b"")
+        await response.prepare(request)
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+    await response.write_eof()
+    return response
 
 
 @json_errors

@@ -36,6 +36,7 @@ async def face(cluster: Cluster) -> AsyncIterator[Face]:
         store=cluster.store,
         drivers=cluster.drivers,
         packages=cluster.packages,
+        logs=cluster.logs,
     )
     await face.start()
     yield face
