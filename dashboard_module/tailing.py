@@ -22,6 +22,9 @@ from .log_reader import MAX_FRAME_BYTES, LogFile
 #: A quiet tail sends a ping so often, so that proxies keep the connection. An answer isn't
 #: waited for: a client may read slowly, or be paused for hours.
 PING_INTERVAL_S = 30.0
+#: What a busy job writes within this time goes out together, in seconds: a frame for each of its
+#: lines would cost server and client more than the job itself. A line after a pause goes at once.
+GATHER_S = 0.005
 #: How long a client is given to end its side, in seconds.
 CLOSE_PATIENCE_S = 5.0
 #: Clients have nothing to say.
@@ -116,8 +119,9 @@ async def _pump(
                 for frame in frames.feed(data):
                     await _send(websocket, frame)
                 last_sent = loop.time()
+                is_behind = has_ended or len(data) == MAX_FRAME_BYTES
                 # Sending to a fast client doesn't yield by itself.
-                await asyncio.sleep(0)
+                await asyncio.sleep(0 if is_behind else GATHER_S)
             if has_ended:
                 break
             await growth.wait(PING_INTERVAL_S)
