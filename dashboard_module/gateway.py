@@ -156,7 +156,7 @@ def make_face() -> Face:
         manager=RayManager(connect=lambda: None),
         store=RayStore(kv),
         drivers=RayDrivers(None, gcs_address),
-        packages=RayPackages(kv),
+        packages=RayPackages(kv, gcs_address),
         logs=RayLogs(kv),
     )
 

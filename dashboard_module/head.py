@@ -66,7 +66,7 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
             manager=RayManager(connect=lambda: _ray.connect_in_thread(self.gcs_address)),
             store=RayStore(kv),
             drivers=RayDrivers(gcs_client, self.gcs_address),
-            packages=RayPackages(kv),
+            packages=RayPackages(kv, self.gcs_address),
             logs=RayLogs(kv),
         )
 

@@ -86,29 +86,6 @@ def test_address_is_found_though_clients_have_theirs_in_the_environment(
         follow(client)
 
 
-def test_log_of_rays_own_job_on_another_node(cluster: Cluster, url: str, tmp_path: Path) -> None:
-    cluster.add_node(resources={"elsewhere": 1})
-    go = tmp_path / "go"
-    with JobSubmissionClient(cluster.address) as ray_server, JobSubmissionClient(url) as ours:
-        job_id = ray_server.submit_job(
-            entrypoint=f"echo first; while [ ! -e {go} ]; do sleep 0.1; done; echo last",
-            entrypoint_resources={"elsewhere": 1},
-            runtime_env={"env_vars": {"A": "1"}},
-        )
-        wait_until(lambda: ray_server.get_job_status(job_id) is JobStatus.RUNNING, "it runs", 60)
-        lines = ours.tail_job_logs(job_id)
-        seen = next(lines)
-        while "first\n" not in seen:
-            seen += next(lines)
-        go.touch()
-        seen += "".join(lines)
-        assert seen.endswith("first\nlast\n")
-        assert ours.get_job_logs(job_id) == seen
-        cluster.kill_last_node()
-        with pytest.raises(RayJobsError, match=f"Job {job_id} ran .* can't be fetched"):
-            ours.get_job_logs(job_id)
-
-
 def test_web_pages_may_not_change_anything(url: str) -> None:
     async def statuses() -> list[int]:
         found = []
