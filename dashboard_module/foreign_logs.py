@@ -20,7 +20,7 @@ class LogUnavailable(RayJobsError):
     """The log can't be fetched from its node."""
 
     code = "log_unavailable"
-    http_status = 502
+    http_status = 404  # clients take a 502 for a proxy's own word
 
 
 async def json_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

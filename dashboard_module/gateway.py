@@ -168,8 +168,11 @@ def make_app(face: Face) -> aiohttp.web.Application:
     )
     app.router.add_get("/api/healthz", healthz)
     app.router.add_get("/", index)
-    for route in ROUTES:
-        app.router.add_route(route.method, route.path, bound(route, face))
+    app.add_routes(
+        # So that HEAD is taken where GET is, as in Ray's dashboard.
+        aiohttp.web.RouteDef(route.method, route.path, bound(route, face), {})
+        for route in ROUTES
+    )
     return app
 
 

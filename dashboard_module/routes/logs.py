@@ -13,7 +13,7 @@ from ..face import Face
 from ..foreign_logs import json_pieces
 from ..log_reader import LogFile, TextFrames
 from ..tailing import serve_tail
-from .answers import json_bytes
+from .answers import JSON_HEADERS, json_bytes, stream_answer
 from .route import Route
 
 _BEGIN, _END = b'{"logs":"', b'"}'
@@ -37,17 +37,7 @@ async def _answer(
         second = await anext(pieces)
     except StopAsyncIteration:
         return json_bytes(_BEGIN + first + _END)
-    response = aiohttp.web.StreamResponse(
-        headers={"Content-Type": "application/json; charset=utf-8"}
-    )
-    await response.prepare(request)
-    await response.write(_BEGIN + first)
-    await response.write(second)
-    async for piece in pieces:
-        await response.write(piece)
-    await response.write(_END)
-    await response.write_eof()
-    return response
+    return await stream_answer(request, JSON_HEADERS, _BEGIN + first + second, pieces, _END)
 
 
 @plain_errors

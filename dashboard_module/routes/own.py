@@ -19,7 +19,7 @@ from ..face import Face
 from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames
 from ..tailing import serve_tail
-from .answers import integer, json_answer, seconds
+from .answers import integer, json_answer, seconds, stream_answer
 from .route import Route
 
 DEFAULT_PAGE_JOBS = 100
@@ -27,7 +27,7 @@ MAX_PAGE_JOBS = 1000
 DEFAULT_WAIT_S = 30.0
 MAX_WAIT_S = 60.0
 MAX_INTEGER = 2**63 - 1
-_NO_STORE = {"Cache-Control": "no-store"}
+_RAW_LOG_HEADERS = {"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8"}
 
 
 class ServerInfo(msgspec.Struct, kw_only=True):
@@ -93,25 +93,15 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
     if path is None or not os.path.isfile(path):
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")
     # The kernel copies the file to the socket, ranges too; it is prepared by aiohttp itself.
-    return aiohttp.web.FileResponse(
-        path, headers={**_NO_STORE, "Content-Type": "text/plain; charset=utf-8"}
-    )
+    return aiohttp.web.FileResponse(path, headers=_RAW_LOG_HEADERS)
 
 
 async def _raw_log_from_its_node(
     face: Face, request: aiohttp.web.Request, job: SubmissionJob
 ) -> aiohttp.web.StreamResponse:
-    response = aiohttp.web.StreamResponse(
-        headers={**_NO_STORE, "Content-Type": "text/plain; charset=utf-8"}
-    )
     async with contextlib.aclosing(face.logs.read(job.record, follow=False)) as chunks:
         first = await anext(chunks, b"")
-        await response.prepare(request)
-        await response.write(first)
-        async for chunk in chunks:
-            await response.write(chunk)
-    await response.write_eof()
-    return response
+        return await stream_answer(request, _RAW_LOG_HEADERS, first, chunks)
 
 
 @json_errors

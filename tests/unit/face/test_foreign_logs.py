@@ -63,5 +63,5 @@ async def test_shutdown(client: Client, elsewhere: Cluster, face: Face) -> None:
 async def test_a_log_that_cannot_be_fetched(client: Client, elsewhere: Cluster, path: str) -> None:
     elsewhere.logs.failure = LogUnavailable("its node is gone")
     async with client.get(path) as answer:
-        assert answer.status == 502
+        assert answer.status == 404
         assert "its node is gone" in await answer.text()
