@@ -132,7 +132,8 @@ def read_log_of_rays_job_on_another_node(
         seen += next(lines)
     go.touch()
     seen += "".join(lines)
-    assert seen.endswith("first\nlast\n")
+    # Between the two there may be Ray's own line about the entrypoint.
+    assert seen.endswith("\nlast\n")
     assert ours.get_job_logs(job_id) == seen
     cluster.kill_last_node()
     with pytest.raises(RayJobsError, match=f"Job {job_id} ran under Ray's own"):
@@ -166,6 +167,15 @@ def test_commands() -> None:
                 assert not path.exists()
                 client.stop_job(job_id)
         assert "not enabled" in run("disable").stdout
+
+
+def test_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody writes there, not even root.
+    path = Path("/sys/kernel") / ray_jobs_plugin.FILE_NAME
+    monkeypatch.setattr(ray_jobs_plugin, "plugin_path", lambda: path)
+    with pytest.raises(ray_jobs_plugin.PluginError, match=f"Can't write {path}") as caught:
+        ray_jobs_plugin.enable()
+    assert "ray-jobs serve" in (caught.value.hint or "")
 
 
 def test_the_file_costs_an_agent_nothing() -> None:
