@@ -22,7 +22,8 @@ from ray_jobs.records import ManagerReply, decode_reply
 from .driver_follower import DriverFollower
 from .follower import Follower
 from .jobs import DriverJob, Job, Key, SubmissionJob
-from .ports import DriverPort, ManagerPort, PackagePort, StorePort
+from .log_reader import log_name
+from .ports import DriverPort, LogPort, ManagerPort, PackagePort, StorePort
 
 #: Letters and digits that nobody takes for another one.
 _ID_ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("IloO0")))
@@ -62,9 +63,11 @@ class Face:
         store: StorePort,
         drivers: DriverPort,
         packages: PackagePort,
+        logs: LogPort,
     ) -> None:
         self.config = config
         self.packages = packages
+        self.logs = logs
         self.upload_slots = asyncio.Semaphore(MAX_BIG_UPLOADS)
         #: Set once the server shuts down: tails and waits end.
         self.closing = asyncio.Event()
@@ -259,13 +262,13 @@ class Face:
     # --- logs -------------------------------------------------------------------------------
 
     def log_path(self, job: SubmissionJob) -> str | None:
-        """Return where a job's log is, if it is. None for an id that can't name a file.
+        """Return where a job's log is on the head, if it is. None for an id that can't name a file.
 
         Ray's own server takes any id, "../../secret" too.
         """
         if "/" in job.id or "\x00" in job.id:
             return None
-        return os.path.join(self.config.log_dir, f"job-driver-{job.id}.log")
+        return os.path.join(self.config.log_dir, log_name(job.id))
 
     @contextlib.contextmanager
     def tailing(self) -> Iterator[None]:

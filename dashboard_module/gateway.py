@@ -21,6 +21,7 @@ from ray_jobs.errors import RayJobsError, ServerUnreachable
 from .face import Face
 from .hosting import face_config
 from .manager_link import RayManager
+from .ray_logs import RayLogs
 from .ray_ports import RayDrivers, RayPackages, RayStore
 from .redaction import is_browser_request
 from .routes import ROUTES, Route
@@ -59,6 +60,7 @@ def serve(
     Raises `RayJobsError` when there is no cluster, this isn't its head node, the port is taken, or
     the address is open to others while no token is demanded (unless `insecure`).
     """
+    address = gcs_address(address)
     try:
         probe(address)
         _ray.connect(address)
@@ -79,6 +81,19 @@ def serve(
             " --insecure if something else guards the port.",
         )
     asyncio.run(_serve(host, port, tls_context(tls_cert, tls_key)))
+
+
+def gcs_address(address: str) -> str:
+    """Return where the GCS is, or "auto" where Ray has to look for it.
+
+    RAY_ADDRESS stands in for "auto", unless it is a URL: that is the job server's, for clients, and
+    `ray.init` in this process mustn't see it.
+    """
+    if "://" in os.environ.get("RAY_ADDRESS", ""):
+        del os.environ["RAY_ADDRESS"]
+    if address == "auto":
+        return os.environ.get("RAY_ADDRESS") or address
+    return address
 
 
 def probe(address: str) -> None:
@@ -141,7 +156,8 @@ def make_face() -> Face:
         manager=RayManager(connect=lambda: None, beside_ray=True),
         store=RayStore(kv),
         drivers=RayDrivers(None, gcs_address),
-        packages=RayPackages(kv),
+        packages=RayPackages(kv, gcs_address),
+        logs=RayLogs(kv),
     )
 
 
@@ -152,8 +168,11 @@ def make_app(face: Face) -> aiohttp.web.Application:
     )
     app.router.add_get("/api/healthz", healthz)
     app.router.add_get("/", index)
-    for route in ROUTES:
-        app.router.add_route(route.method, route.path, bound(route, face))
+    app.add_routes(
+        # So that HEAD is taken where GET is, as in Ray's dashboard.
+        aiohttp.web.RouteDef(route.method, route.path, bound(route, face), {})
+        for route in ROUTES
+    )
     return app
 
 

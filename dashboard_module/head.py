@@ -20,6 +20,7 @@ from ray_jobs import _ray
 from .face import Face
 from .hosting import face_config
 from .manager_link import RayManager
+from .ray_logs import RayLogs
 from .ray_ports import RayDrivers, RayPackages, RayStore
 from .routes import ROUTES, Route
 
@@ -67,7 +68,8 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
             ),
             store=RayStore(kv),
             drivers=RayDrivers(gcs_client, self.gcs_address),
-            packages=RayPackages(kv),
+            packages=RayPackages(kv, self.gcs_address),
+            logs=RayLogs(kv),
         )
 
     def _register(self) -> None:

@@ -5,7 +5,7 @@ Every port raises `errors.ServerNotReady` when what is behind it can't be reache
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 from ray_jobs.records import JobRecord
@@ -65,6 +65,19 @@ class DriverPort(Protocol):
 
         The first item, which may be empty, says that the subscription stands: what changes after
         it isn't missed.
+        """
+
+
+class LogPort(Protocol):
+    """Logs that are on another node than the head: those of Ray's own job server."""
+
+    async def is_elsewhere(self, record: JobRecord) -> bool:
+        """Return whether a job's log is on another node, and there alone."""
+
+    def read(self, record: JobRecord, *, follow: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of such a log, with `follow` also what is added, without an end.
+
+        Raises `LogUnavailable` where the node or its file is gone.
         """
 
 

@@ -19,6 +19,8 @@ from ray_jobs.store import KvStore
 from ray_jobs.validation import SUBMISSION_ID_METADATA_KEY
 
 from .drivers import DriverEntry
+from .face import BIG_UPLOAD_BYTES
+from .package_writer import write_package
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ class RayDrivers:
 
     async def load(self) -> list[DriverEntry]:
         with cluster_trouble():
-            return [_entry(row) for row in await _ray.driver_rows(self._gcs_client)]
+            rows = await _ray.driver_rows(self._gcs_client)
+        return await asyncio.to_thread(lambda: [_entry(row) for row in rows])
 
     async def updates(self) -> AsyncIterator[list[DriverEntry]]:
         with cluster_trouble():
@@ -66,8 +69,9 @@ class RayPackages:
 
     max_bytes = GCS_MAX_PACKAGE_BYTES
 
-    def __init__(self, kv: _ray.Kv) -> None:
+    def __init__(self, kv: _ray.Kv, gcs_address: str) -> None:
         self._kv = kv
+        self._gcs_address = gcs_address
 
     async def exists(self, uri: str) -> bool:
         with cluster_trouble():
@@ -79,7 +83,10 @@ class RayPackages:
 
     async def put(self, uri: str, data: bytes) -> None:
         with cluster_trouble():
-            await self._kv.put_package(uri, data)
+            if len(data) <= BIG_UPLOAD_BYTES:
+                await asyncio.to_thread(self._kv.put_package, uri, data)
+            else:
+                await write_package(self._gcs_address, uri, data)
 
 
 def _entry(row: _ray.DriverRow) -> DriverEntry:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from typing import Protocol
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Protocol
 
 import aiohttp.web
 from aiohttp import WSCloseCode, WSMsgType
@@ -14,16 +15,23 @@ from ray_jobs.inotify import GrowthWatch
 from ray_jobs.keepalive import notice_dead_peer
 
 from .face import Face
+from .foreign_logs import followed
 from .jobs import SubmissionJob
 from .log_reader import MAX_FRAME_BYTES, LogFile
 
 #: A quiet tail sends a ping so often, so that proxies keep the connection. An answer isn't
 #: waited for: a client may read slowly, or be paused for hours.
 PING_INTERVAL_S = 30.0
+#: What a busy job writes within this time goes out together, in seconds: a frame for each of its
+#: lines would cost server and client more than the job itself. A line after a pause goes at once.
+GATHER_S = 0.005
 #: How long a client is given to end its side, in seconds.
 CLOSE_PATIENCE_S = 5.0
 #: Clients have nothing to say.
 MAX_MESSAGE_BYTES = 64 * 1024
+
+#: Sends a log, until all is sent or the event is set.
+Pump = Callable[[aiohttp.web.WebSocketResponse, asyncio.Event], Coroutine[Any, Any, None]]
 
 _CLOSED = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 
@@ -43,13 +51,25 @@ async def serve_tail(
 
     A slow client is awaited; it costs a bounded buffer, and no other client anything.
     """
+    if await face.logs.is_elsewhere(job.record):
+        async with contextlib.aclosing(followed(face, job, offset)) as chunks:
+            first = await anext(chunks, b"")  # a log that can't be read is an ordinary answer
+            return await _serve(
+                face, request, functools.partial(_pump_chunks, first, chunks, frames)
+            )
+    return await _serve(face, request, functools.partial(_pump, face, job, offset, frames))
+
+
+async def _serve(
+    face: Face, request: aiohttp.web.Request, pump_log: Pump
+) -> aiohttp.web.WebSocketResponse:
     websocket = aiohttp.web.WebSocketResponse(
         compress=False, timeout=CLOSE_PATIENCE_S, max_msg_size=MAX_MESSAGE_BYTES
     )
     await websocket.prepare(request)
     notice_dead_peer(request.get_extra_info("socket"))
     stopped = asyncio.Event()
-    pump = asyncio.ensure_future(_pump(face, websocket, job, offset, frames, stopped))
+    pump = asyncio.ensure_future(pump_log(websocket, stopped))
     gone = asyncio.ensure_future(_until_gone(websocket))
     closing = asyncio.ensure_future(face.closing.wait())
     tasks = [pump, gone, closing]
@@ -74,10 +94,10 @@ async def serve_tail(
 
 async def _pump(
     face: Face,
-    websocket: aiohttp.web.WebSocketResponse,
     job: SubmissionJob,
     offset: int,
     frames: Frames,
+    websocket: aiohttp.web.WebSocketResponse,
     stopped: asyncio.Event,
 ) -> None:
     path = face.log_path(job)
@@ -99,8 +119,9 @@ async def _pump(
                 for frame in frames.feed(data):
                     await _send(websocket, frame)
                 last_sent = loop.time()
+                is_behind = has_ended or len(data) == MAX_FRAME_BYTES
                 # Sending to a fast client doesn't yield by itself.
-                await asyncio.sleep(0)
+                await asyncio.sleep(0 if is_behind else GATHER_S)
             if has_ended:
                 break
             await growth.wait(PING_INTERVAL_S)
@@ -111,6 +132,24 @@ async def _pump(
                 last_sent = loop.time()
         for frame in frames.end():
             await _send(websocket, frame)
+
+
+async def _pump_chunks(
+    first: bytes,
+    chunks: AsyncIterator[bytes],
+    frames: Frames,
+    websocket: aiohttp.web.WebSocketResponse,
+    stopped: asyncio.Event,
+) -> None:
+    for frame in frames.feed(first):
+        await _send(websocket, frame)
+    async for chunk in chunks:
+        for frame in frames.feed(chunk):
+            await _send(websocket, frame)
+        if stopped.is_set():
+            return
+    for frame in frames.end():
+        await _send(websocket, frame)
 
 
 async def _send(websocket: aiohttp.web.WebSocketResponse, frame: str | bytes) -> None:

@@ -14,10 +14,17 @@ STOP_TIMEOUT_S = 20.0
 
 @contextlib.contextmanager
 def running_gateway(
-    cluster: Cluster, *arguments: str, env: dict[str, str] | None = None
+    cluster: Cluster,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    address: str | None = None,
 ) -> Iterator[str]:
-    """Serve a cluster's jobs on a free port. Yields the URL."""
-    words = ["ray-jobs", "serve", "--address", cluster.gcs_address, "--port", "0", *arguments]
+    """Serve a cluster's jobs on a free port. Yields the URL.
+
+    `address` is the GCS's; by default that of the cluster.
+    """
+    where = address or cluster.gcs_address
+    words = ["ray-jobs", "serve", "--address", where, "--port", "0", *arguments]
     process = subprocess.Popen(
         [str(BIN / words[0]), *words[1:]],
         env={**cluster.env, **(env or {})},

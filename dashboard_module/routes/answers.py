@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import aiohttp.web
 import msgspec
 
 from ray_jobs import errors
 
+JSON_HEADERS = {"Content-Type": "application/json; charset=utf-8"}
 #: A client that sends nothing of its body for so long is given up, in seconds.
 BODY_STALL_S = 60.0
 
@@ -26,6 +27,26 @@ def json_bytes(body: bytes, headers: Mapping[str, str] | None = None) -> aiohttp
     return aiohttp.web.Response(
         body=body, headers=headers, content_type="application/json", charset="utf-8"
     )
+
+
+async def stream_answer(
+    request: aiohttp.web.Request,
+    headers: Mapping[str, str],
+    first: bytes,
+    rest: AsyncIterator[bytes],
+    last: bytes = b"",
+) -> aiohttp.web.StreamResponse:
+    """Send a body in pieces. `headers` name its type."""
+    response = aiohttp.web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    if request.method != "HEAD":  # aiohttp would send it all the same
+        await response.write(first)
+        async for piece in rest:
+            await response.write(piece)
+        if last:
+            await response.write(last)
+    await response.write_eof()
+    return response
 
 
 async def read_body(

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import aiohttp.web
 
 from ray_jobs.errors import InvalidRequest, TooLarge
@@ -21,7 +19,7 @@ from ray_jobs.validation import parse_submit_request
 
 from ..errors import plain_errors
 from ..face import Face
-from .answers import json_answer, json_bytes, read_body
+from .answers import JSON_HEADERS, json_answer, json_bytes, read_body, stream_answer
 from .route import Route
 
 #: A submission fits easily: what it holds goes through one environment variable of 128 KiB.
@@ -65,22 +63,8 @@ async def list_jobs(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Str
     async for piece in pieces:
         begin += piece
         if len(begin) > WHOLE_LIST_BYTES:
-            return await _stream(request, begin, pieces)
+            return await stream_answer(request, JSON_HEADERS, begin, pieces)
     return json_bytes(begin)
-
-
-async def _stream(
-    request: aiohttp.web.Request, begin: bytes, pieces: AsyncIterator[bytes]
-) -> aiohttp.web.StreamResponse:
-    response = aiohttp.web.StreamResponse(
-        headers={"Content-Type": "application/json; charset=utf-8"}
-    )
-    await response.prepare(request)
-    await response.write(begin)
-    async for piece in pieces:
-        await response.write(piece)
-    await response.write_eof()
-    return response
 
 
 @plain_errors

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 
 import aiohttp.web
 
 from ..errors import plain_errors
 from ..face import Face
+from ..foreign_logs import json_pieces
 from ..log_reader import LogFile, TextFrames
 from ..tailing import serve_tail
-from .answers import json_bytes
+from .answers import JSON_HEADERS, json_bytes, stream_answer
 from .route import Route
 
 _BEGIN, _END = b'{"logs":"', b'"}'
@@ -20,24 +22,22 @@ _BEGIN, _END = b'{"logs":"', b'"}'
 @plain_errors
 async def get_logs(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
     job = await face.find_submission(request.match_info["job_id"], "get logs of")
+    if await face.logs.is_elsewhere(job.record):
+        async with contextlib.aclosing(face.logs.read(job.record, follow=False)) as chunks:
+            return await _answer(request, json_pieces(chunks))
     with contextlib.closing(LogFile(face.log_path(job), face.log_threads)) as log:
-        pieces = log.json_pieces()
-        first = await anext(pieces)
-        try:
-            second = await anext(pieces)
-        except StopAsyncIteration:
-            return json_bytes(_BEGIN + first + _END)
-        response = aiohttp.web.StreamResponse(
-            headers={"Content-Type": "application/json; charset=utf-8"}
-        )
-        await response.prepare(request)
-        await response.write(_BEGIN + first)
-        await response.write(second)
-        async for piece in pieces:
-            await response.write(piece)
-        await response.write(_END)
-        await response.write_eof()
-        return response
+        return await _answer(request, log.json_pieces())
+
+
+async def _answer(
+    request: aiohttp.web.Request, pieces: AsyncIterator[bytes]
+) -> aiohttp.web.StreamResponse:
+    first = await anext(pieces)
+    try:
+        second = await anext(pieces)
+    except StopAsyncIteration:
+        return json_bytes(_BEGIN + first + _END)
+    return await stream_answer(request, JSON_HEADERS, _BEGIN + first + second, pieces, _END)
 
 
 @plain_errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 
 import aiohttp.web
@@ -15,10 +16,10 @@ from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
 
 from ..errors import json_errors
 from ..face import Face
-from ..jobs import Job, Key
+from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames
 from ..tailing import serve_tail
-from .answers import integer, json_answer, seconds
+from .answers import integer, json_answer, seconds, stream_answer
 from .route import Route
 
 DEFAULT_PAGE_JOBS = 100
@@ -26,7 +27,7 @@ MAX_PAGE_JOBS = 1000
 DEFAULT_WAIT_S = 30.0
 MAX_WAIT_S = 60.0
 MAX_INTEGER = 2**63 - 1
-_NO_STORE = {"Cache-Control": "no-store"}
+_RAW_LOG_HEADERS = {"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8"}
 
 
 class ServerInfo(msgspec.Struct, kw_only=True):
@@ -86,13 +87,21 @@ async def wait_for_job(face: Face, request: aiohttp.web.Request) -> aiohttp.web.
 @json_errors
 async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
     job = await face.find_submission(request.match_info["job_id"], "get logs of")
+    if await face.logs.is_elsewhere(job.record):
+        return await _raw_log_from_its_node(face, request, job)
     path = face.log_path(job)
     if path is None or not os.path.isfile(path):
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")
     # The kernel copies the file to the socket, ranges too; it is prepared by aiohttp itself.
-    return aiohttp.web.FileResponse(
-        path, headers={**_NO_STORE, "Content-Type": "text/plain; charset=utf-8"}
-    )
+    return aiohttp.web.FileResponse(path, headers=_RAW_LOG_HEADERS)
+
+
+async def _raw_log_from_its_node(
+    face: Face, request: aiohttp.web.Request, job: SubmissionJob
+) -> aiohttp.web.StreamResponse:
+    async with contextlib.aclosing(face.logs.read(job.record, follow=False)) as chunks:
+        first = await anext(chunks, b"")
+        return await stream_answer(request, _RAW_LOG_HEADERS, first, chunks)
 
 
 @json_errors

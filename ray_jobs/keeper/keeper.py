@@ -26,6 +26,8 @@ CONTROL_SOCKET = "control.sock"
 STATUS_BYTES = 2048
 #: How often a kernel without pidfd_open (before 5.3) is asked whether the raylet lives.
 RAYLET_POLL_MS = 500
+#: `poll` takes no more than 2**31 ms. It is asked again until the time has come.
+LONGEST_POLL_MS = 24 * 3600 * 1000
 #: Between two rounds of killing. Each round is woken earlier by the death of a child.
 KILL_ROUND_MS = 50
 #: A process in uninterruptible sleep doesn't die: the end of the job is reported all the same.
@@ -246,7 +248,7 @@ class Keeper:
             timeouts.append(KILL_ROUND_MS)
         elif self.stop_deadline is not None:
             left_s = self.stop_deadline - time.monotonic()
-            timeouts.append(max(0, int(left_s * 1000) + 1))
+            timeouts.append(max(0, int(min(left_s * 1000, LONGEST_POLL_MS)) + 1))
         return min((ms for ms in timeouts if ms is not None), default=None)
 
     def reap(self) -> None:

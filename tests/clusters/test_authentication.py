@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from ray_jobs.errors import AuthenticationFailed
 from ray_jobs.models import JobStatus
 from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.gateway import running_gateway
+
+from .nginx import basic, running_nginx
 
 TOKEN = "0123456789abcdef" * 4
 SERVER = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
@@ -101,6 +104,35 @@ def test_other_header_beside_basic_auth(address: str) -> None:
     headers = {"X-Ray-Authorization": f"Bearer {TOKEN}"}
     with JobSubmissionClient(address, headers=headers) as client:
         assert client.list_jobs() is not None
+
+
+def test_basic_auth_of_nginx_and_rays_token(address: str, tmp_path: Path) -> None:
+    token = {"X-Ray-Authorization": f"Bearer {TOKEN}"}
+    with running_nginx(address, tmp_path) as behind_nginx:
+        with JobSubmissionClient(behind_nginx, headers={**basic(), **token}) as client:
+            job_id = client.submit_job(entrypoint="echo through both")
+            assert "".join(client.tail_job_logs(job_id)).endswith("through both\n")
+        for headers in (basic(), token):
+            with (
+                JobSubmissionClient(behind_nginx, headers=headers) as client,
+                pytest.raises(AuthenticationFailed),
+            ):
+                client.list_jobs()
+
+
+def test_stock_command_with_the_token_in_its_headers(cluster: Cluster, address: str) -> None:
+    env = {**cluster.env, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address}
+    del env["RAY_AUTH_TOKEN"]
+
+    def run(*options: str) -> Any:
+        words = [str(BIN / "ray"), "job", "submit", *options, "--", "echo", "by header"]
+        return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+
+    headers = json.dumps({"X-Ray-Authorization": f"Bearer {TOKEN}"})
+    assert "\nby header\n" in run("--headers", headers).stdout
+    refused = run()
+    assert refused.returncode != 0
+    assert "by header" not in refused.stdout
 
 
 def test_stock_command(cluster: Cluster, address: str) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -22,13 +20,17 @@ from tests.cluster import BIN, Cluster, free_port, plugin, running_cluster
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
+from .nginx import PASSWORD, USER, basic, running_nginx
+
 CERTIFICATES = Path(__file__).parent.parent / "unit" / "client" / "certificates"
-USER, PASSWORD = "alice", "open sesame"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with plugin(enabled=False), running_cluster(cpus=2) as cluster:
+    # Read by the manager, in the environment of `ray start`. Here and not in test_knobs.py, where
+    # a job has no time for an installation.
+    env = {"RAY_STREAM_RUNTIME_ENV_LOG_TO_JOB_DRIVER_LOG": "1"}
+    with plugin(enabled=False), running_cluster(env, cpus=2) as cluster:
         yield cluster
 
 
@@ -65,6 +67,18 @@ def test_main_path(url: str) -> None:
         follow(client)
 
 
+def test_setup_of_the_environment_is_in_the_log(url: str) -> None:
+    with JobSubmissionClient(url) as client:
+        env = {"pip": ["iniconfig==2.0.0"]}
+        job_id = client.submit_job(entrypoint="echo out", runtime_env=env)
+        info = client.wait_until_finish(job_id, timeout=120)
+        assert info.status is JobStatus.SUCCEEDED, info.message
+        setup, _, output = client.get_job_logs(job_id).partition("Running entrypoint for job")
+    assert setup.splitlines()[0].endswith("Runtime env is setting up.")
+    assert "Successfully installed iniconfig-2.0.0" in setup
+    assert output.endswith("\nout\n")
+
+
 def test_stock_client(url: str) -> None:
     from ray.job_submission import JobSubmissionClient as StockClient
 
@@ -72,6 +86,26 @@ def test_stock_client(url: str) -> None:
     job_id = stock.submit_job(entrypoint="echo stock")
     wait_until(lambda: stock.get_job_status(job_id).is_terminal(), "its end", 60)
     assert stock.get_job_logs(job_id).endswith("stock\n")
+
+
+def test_address_is_found_though_clients_have_theirs_in_the_environment(
+    cluster: Cluster,
+) -> None:
+    # RAY_TMPDIR is where Ray looks for the address of the cluster that was started last.
+    env = {"RAY_ADDRESS": cluster.address, "RAY_TMPDIR": str(cluster.folder)}
+    with (
+        running_gateway(cluster, env=env, address="auto") as url,
+        JobSubmissionClient(url) as client,
+    ):
+        follow(client)
+
+
+@pytest.mark.parametrize("path", ["/api/version", "/api/jobs/", "/api/ray_jobs/v1/server"])
+def test_head(url: str, path: str) -> None:
+    import requests
+
+    answer = requests.head(url + path, timeout=30)
+    assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_web_pages_may_not_change_anything(url: str) -> None:
@@ -133,63 +167,24 @@ def test_tls(cluster: Cluster) -> None:
             follow(client)
         with JobSubmissionClient(url) as client, pytest.raises(RayJobsError, match="certificate"):
             client.list_jobs()
-
-
-NGINX_CONF = """
-daemon off;
-error_log stderr;
-pid {folder}/nginx.pid;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
-    server {{
-        listen 127.0.0.1:{port};
-        client_max_body_size 10m;
-        location /team-a/ray/ {{
-            auth_basic "team a";
-            auth_basic_user_file {folder}/users;
-            proxy_pass {url}/;
-            proxy_http_version 1.1;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $connection_upgrade;
-            proxy_set_header Authorization "";
-            proxy_buffering off;
-        }}
-    }}
-}}
-"""
+        done = subprocess.run(
+            [
+                *(str(BIN / "ray"), "job", "submit", "--address", url, "--verify", str(cert)),
+                *("--", "echo", "stock through TLS"),
+            ],
+            env=cluster.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "\nstock through TLS\n" in done.stdout
 
 
 @pytest.fixture(scope="module")
 def nginx(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    executable = shutil.which("nginx") or "/usr/sbin/nginx"
-    folder = tmp_path_factory.mktemp("nginx")
-    port = free_port()
-    (folder / "users").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
-    (folder / "nginx.conf").write_text(NGINX_CONF.format(folder=folder, port=port, url=url))
-    folder.chmod(0o755)
-    log = (folder / "out").open("wb")
-    with log:
-        process = subprocess.Popen(
-            [executable, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "user root;"],
-            stderr=log,
-        )
-    try:
-        wait_until((folder / "nginx.pid").exists, (folder / "out").read_text(), 10)
-        yield f"http://127.0.0.1:{port}/team-a/ray"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def basic() -> dict[str, str]:
-    return {"Authorization": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+    with running_nginx(url, tmp_path_factory.mktemp("nginx")) as address:
+        yield address
 
 
 def test_behind_nginx(nginx: str) -> None:

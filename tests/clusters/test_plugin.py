@@ -11,7 +11,7 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs import plugin as ray_jobs_plugin
-from ray_jobs.errors import JobNotTerminal
+from ray_jobs.errors import JobNotTerminal, RayJobsError
 from ray_jobs.models import JobStatus
 from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.gateway import running_gateway
@@ -86,6 +86,7 @@ def test_enabled_disabled_and_listed_both_ways(tmp_path: Path) -> None:
         JobSubmissionClient(cluster.address) as ray_server,
         JobSubmissionClient(url) as ours,
     ):
+        read_log_of_rays_job_on_another_node(cluster, ray_server, ours, tmp_path / "go")
         by_ray = ray_server.submit_job(entrypoint="echo one", submission_id="by-ray")
         ray_server.wait_until_finish(by_ray, timeout=60)
         by_us = ours.submit_job(entrypoint="echo two", submission_id="by-us")
@@ -112,6 +113,31 @@ def test_enabled_disabled_and_listed_both_ways(tmp_path: Path) -> None:
         assert ray_server.get_job_status(live) is JobStatus.RUNNING
         assert ray_server.stop_job(live) is True
         assert ours.wait_until_finish(live, timeout=30).status is JobStatus.STOPPED
+
+
+def read_log_of_rays_job_on_another_node(
+    cluster: Cluster, ray_server: JobSubmissionClient, ours: JobSubmissionClient, go: Path
+) -> None:
+    cluster.add_node(resources={"elsewhere": 1})
+    job_id = ray_server.submit_job(
+        entrypoint=f"echo first; while [ ! -e {go} ]; do sleep 0.1; done; echo last",
+        entrypoint_resources={"elsewhere": 1},
+        # Its own lines Ray writes to the head: a file that has nothing of the job.
+        runtime_env={"env_vars": {"A": "1"}},
+    )
+    wait_until(lambda: ray_server.get_job_status(job_id) is JobStatus.RUNNING, "it runs", 60)
+    lines = ours.tail_job_logs(job_id)
+    seen = next(lines)
+    while "first\n" not in seen:
+        seen += next(lines)
+    go.touch()
+    seen += "".join(lines)
+    # Between the two there may be Ray's own line about the entrypoint.
+    assert seen.endswith("\nlast\n")
+    assert ours.get_job_logs(job_id) == seen
+    cluster.kill_last_node()
+    with pytest.raises(RayJobsError, match=f"Job {job_id} ran under Ray's own"):
+        ours.get_job_logs(job_id)
 
 
 def test_commands() -> None:
@@ -141,6 +167,15 @@ def test_commands() -> None:
                 assert not path.exists()
                 client.stop_job(job_id)
         assert "not enabled" in run("disable").stdout
+
+
+def test_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody writes there, not even root.
+    path = Path("/sys/kernel") / ray_jobs_plugin.FILE_NAME
+    monkeypatch.setattr(ray_jobs_plugin, "plugin_path", lambda: path)
+    with pytest.raises(ray_jobs_plugin.PluginError, match=f"Can't write {path}") as caught:
+        ray_jobs_plugin.enable()
+    assert "ray-jobs serve" in (caught.value.hint or "")
 
 
 def test_the_file_costs_an_agent_nothing() -> None:

@@ -15,9 +15,25 @@ from tests.waiting import wait_until
 ELSEWHERE = {"elsewhere": 1.0}
 
 
+#: Runs when an interpreter starts that finds it.
+WITHOUT_RAY_JOBS = """
+import sys
+class Missing:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "ray_jobs":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing)
+"""
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "sitecustomize.py").write_text(WITHOUT_RAY_JOBS)
     with plugin(enabled=True), running_cluster(cpus=1) as cluster:
+        # On nodes other than the head ray_jobs isn't installed.
+        cluster.env["PYTHONPATH"] = str(folder)
         cluster.add_node(cpus=1, resources=ELSEWHERE)
         yield cluster
 
@@ -55,6 +71,17 @@ def test_log_is_read_while_and_after_it_runs(client: JobSubmissionClient) -> Non
     assert info.status is JobStatus.SUCCEEDED
     assert info.driver_node_id != client.wait_until_finish(helper, timeout=60).driver_node_id
     assert client.get_job_logs(job_id) == seen
+
+
+def test_ray_jobs_is_missing_there(client: JobSubmissionClient) -> None:
+    job_id = client.submit_job(
+        entrypoint="python -c 'import ray; print(ray); import ray_jobs'",
+        entrypoint_resources=ELSEWHERE,
+    )
+    assert client.wait_until_finish(job_id, timeout=60).driver_exit_code == 1
+    log = client.get_job_logs(job_id)
+    assert "<module 'ray' from" in log
+    assert "No module named 'ray_jobs'" in log
 
 
 def test_failure_and_stop(client: JobSubmissionClient) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +124,33 @@ def test_one_winner_for_one_id(client: JobSubmissionClient, cluster: Any) -> Non
 def test_unknown_job(client: JobSubmissionClient, method: str) -> None:
     with pytest.raises(JobNotFound, match="nobody does not exist"):
         getattr(client, method)("nobody")
+
+
+def zygote_of(folder: Path) -> int:
+    """Return the pid of a cluster's zygote; its keepers have the same command line."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if f"{folder}/session_".encode() in words and b"\0zygote-" in words and parent == "1":
+                return int(process.name)
+    raise AssertionError("no zygote")
+
+
+def test_entrypoint_that_the_kernel_refuses(client: JobSubmissionClient, cluster: Any) -> None:
+    finish(client, entrypoint="true")  # the head's zygote runs by now
+    zygote = zygote_of(cluster.folder)
+    # What a new program gets of arguments and variables is a fourth of its stack at most.
+    limits = resource.prlimit(zygote, resource.RLIMIT_STACK)
+    resource.prlimit(zygote, resource.RLIMIT_STACK, (512 * 1024, limits[1]))
+    try:
+        _, info, _ = finish(client, entrypoint="true " + "x" * 130_000)
+    finally:
+        resource.prlimit(zygote, resource.RLIMIT_STACK, limits)
+    assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, None)
+    assert info.error_type == "JOB_ENTRYPOINT_COMMAND_START_ERROR"
+    assert info.message.startswith("The entrypoint could not be started: ")
+    assert "Argument list too long" in info.message
 
 
 def test_unusual_ids(client: JobSubmissionClient) -> None:

@@ -15,19 +15,21 @@ from ray_jobs import JobSubmissionClient
 from ray_jobs.errors import InvalidRuntimeEnv
 from ray_jobs.models import STOCK_MAX_PACKAGE_BYTES, JobStatus
 
-from .test_jobs import finish
+from .test_jobs import finish, python
 
 #: A small package without dependencies, and a version that nothing else here installs.
 PACKAGE, VERSION = "iniconfig", "2.0.0"
 SHOW_VERSION = f"from importlib.metadata import version; print(version('{PACKAGE}'))"
-IN_A_TASK = f"""
+ON_WORKERS = f"""
 import ray
 ray.init(logging_level="error")
-@ray.remote
-def task():
+def see():
     from importlib.metadata import version
     return version("{PACKAGE}")
-print(ray.get(task.remote()))
+class Actor:
+    def see(self):
+        return see()
+print(ray.get([ray.remote(see).remote(), ray.remote(Actor).remote().see.remote()]))
 """
 
 
@@ -102,13 +104,31 @@ def test_py_modules(client: JobSubmissionClient, tmp_path: Path) -> None:
     (package / "__init__.py").write_text("NAME = 'package'")
     module = tmp_path / "shipped_module.py"
     module.write_text("NAME = 'module'")
-    code = (
-        "import shipped_package, shipped_module; print(shipped_package.NAME, shipped_module.NAME)"
-    )
+    code = """
+import ray, shipped_package, shipped_module
+def see():
+    import shipped_package, shipped_module
+    return shipped_package.NAME + " " + shipped_module.NAME
+class Actor:
+    def see(self):
+        return see()
+ray.init(logging_level="error")
+print(see(), ray.get([ray.remote(see).remote(), ray.remote(Actor).remote().see.remote()]))
+"""
     env = {"py_modules": [str(package), str(module)]}
-    _, info, log = finish(client, entrypoint=f'python -c "{code}"', runtime_env=env)
+    _, info, log = finish(client, entrypoint=python(code), runtime_env=env)
     assert info.status is JobStatus.SUCCEEDED, f"{info.message}\n{log}"
-    assert log.endswith("package module\n")
+    assert log.endswith("package module ['package module', 'package module']\n")
+
+
+def test_environment_that_cannot_import_ray_jobs(
+    client: JobSubmissionClient, tmp_path: Path
+) -> None:
+    (tmp_path / "ray_jobs.py").write_text("raise ModuleNotFoundError('not in this environment')")
+    env = {"env_vars": {"PYTHONPATH": str(tmp_path)}}
+    _, info, log = finish(client, entrypoint=python("import ray, ray_jobs"), runtime_env=env)
+    assert info.driver_exit_code == 1
+    assert "not in this environment" in log
 
 
 @pytest.mark.parametrize("form", ["list", "file", "dict"])
@@ -121,19 +141,20 @@ def test_pip(client: JobSubmissionClient, tmp_path: Path, form: str) -> None:
         "dict": {"packages": [requirement], "pip_check": False},
     }[form]
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "driver.py").write_text(SHOW_VERSION + IN_A_TASK)
+    (tmp_path / "code" / "driver.py").write_text(SHOW_VERSION + ON_WORKERS)
     env = {"pip": pip, "working_dir": str(tmp_path / "code")}
     _, info, log = finish(client, entrypoint="python driver.py", runtime_env=env)
     assert info.status is JobStatus.SUCCEEDED, f"{info.message}\n{log}"
-    assert log.endswith(f"{VERSION}\n{VERSION}\n")
+    assert log.endswith(f"{VERSION}\n{[VERSION, VERSION]}\n")
     assert info.runtime_env["pip"]["packages"][-1] == requirement
 
 
-def test_uv(client: JobSubmissionClient) -> None:
-    env = {"uv": [f"{PACKAGE}=={VERSION}"]}
-    _, info, log = finish(client, entrypoint=f'python -c "{SHOW_VERSION}"', runtime_env=env)
+def test_uv(client: JobSubmissionClient, tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(SHOW_VERSION + ON_WORKERS)
+    env = {"uv": [f"{PACKAGE}=={VERSION}"], "working_dir": str(tmp_path)}
+    _, info, log = finish(client, entrypoint="python driver.py", runtime_env=env)
     assert info.status is JobStatus.SUCCEEDED, f"{info.message}\n{log}"
-    assert log.endswith(f"{VERSION}\n")
+    assert log.endswith(f"{VERSION}\n{[VERSION, VERSION]}\n")
 
 
 def test_package_that_does_not_exist(client: JobSubmissionClient) -> None:

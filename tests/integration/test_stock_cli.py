@@ -68,6 +68,25 @@ def test_runtime_env_file_and_no_wait_then_the_rest(
     assert f"Job {job_id} does not exist" in gone.stderr
 
 
+def test_resources(run_command: RunCommand) -> None:
+    done = run_command(
+        "ray", "job", "submit", "--submission-id=reserves", "--entrypoint-num-gpus=1",
+        "--entrypoint-resources", '{"node:__internal_head__": 0.001}', "--",
+        "sh", "-c", "echo gpu [$CUDA_VISIBLE_DEVICES]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"gpu \[[01]\]\n", done.stdout)
+    # The own API tells what was reserved; the stock one doesn't.
+    waiting = run_command(
+        "ray", "job", "submit", "--no-wait", "--submission-id=waits",
+        "--entrypoint-resources", '{"unobtainium": 2}', "--", "true",
+    )  # fmt: skip
+    assert waiting.returncode == 0, waiting.stderr
+    status = run_command("ray", "job", "status", "waits")
+    assert "waiting for resources" in status.stdout + status.stderr
+    assert run_command("ray", "job", "stop", "--no-wait", "waits").returncode == 0
+
+
 def test_label_selector(run_command: RunCommand) -> None:
     done = run_command(
         "ray", "job", "submit", "--no-wait", "--submission-id=labels",

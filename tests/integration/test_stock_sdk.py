@@ -102,6 +102,21 @@ def test_impossible_resources_say_so(stock: Any) -> None:
     assert stock.get_job_status(job_id) == StockStatus.STOPPED
 
 
+def test_py_modules_and_pip(stock: Any, tmp_path: Any) -> None:
+    module = tmp_path / "shipped_by_stock"
+    module.mkdir()
+    (module / "__init__.py").write_text("WORD = 'shipped'")
+    code = (
+        "import shipped_by_stock; from importlib.metadata import version;"
+        " print(shipped_by_stock.WORD, version('iniconfig'))"
+    )
+    env = {"py_modules": [str(module)], "pip": ["iniconfig==2.0.0"]}
+    job_id = stock.submit_job(entrypoint=f'python -c "{code}"', runtime_env=env)
+    info = wait(stock, job_id)
+    assert info.status == StockStatus.SUCCEEDED, info.message
+    assert stock.get_job_logs(job_id).endswith("\nshipped 2.0.0\n")
+
+
 def test_runtime_env_is_seen_by_entrypoint_tasks_and_actors(stock: Any, tmp_path: Any) -> None:
     (tmp_path / "module_of_mine.py").write_text("VALUE = 42\n")
     (tmp_path / "data.txt").write_text("data")

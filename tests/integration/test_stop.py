@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,32 @@ def test_job_whose_environment_is_being_installed(client: JobSubmissionClient) -
     assert client.get_job_status(job_id) is JobStatus.PENDING
     assert client.stop_job(job_id) is True
     assert client.get_job_status(job_id) is JobStatus.STOPPED
+
+
+def test_job_that_installs_its_environment_frees_what_it_held(
+    client: JobSubmissionClient, cluster: Cluster
+) -> None:
+    env = {"pip": ["iniconfig==1.1.1"]}
+    job_id = client.submit_job(entrypoint="true", runtime_env=env, entrypoint_num_cpus=4)
+    folder = str(cluster.folder).encode()
+
+    def installs() -> bool:
+        return any(
+            folder in command and b"\0-m\0pip\0install\0" in command for command in command_lines()
+        )
+
+    wait_until(installs, "its environment is being installed", 30)
+    assert client.get_job_status(job_id) is JobStatus.PENDING
+    assert client.stop_job(job_id) is True
+    assert client.get_job_status(job_id) is JobStatus.STOPPED
+    _, info, _ = finish(client, entrypoint="true", entrypoint_num_cpus=4)
+    assert info.status is JobStatus.SUCCEEDED
+
+
+def command_lines() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.2, 0.5, 0.7, 0.8, 0.9])

@@ -109,6 +109,18 @@ def test_stop_kills_who_ignores_the_signal(node: Node) -> None:
     assert not is_alive(started["pid"])
 
 
+@pytest.mark.parametrize("wait_s", [3e6, 1e300])
+def test_a_wait_of_months_is_one(node: Node, wait_s: float) -> None:
+    trap = "trap 'while [ ! -e go ]; do sleep 0.01; done; echo bye; exit 0' TERM"
+    keeper_client, _ = node.spawn(f"{trap}; echo ready; sleep 60 & wait")
+    wait_for_line(node.log, "ready")
+    keeper_client.send(op="stop", signal=int(signal.SIGTERM), wait_s=wait_s)
+    (node.folder / "go").touch()
+    ended = keeper_client.read()
+    assert (ended["stopped"], ended["code"]) == (True, 0)
+    assert node.log.read_text().endswith("bye\n")
+
+
 def test_sigint_reaches_the_entrypoint(node: Node) -> None:
     keeper_client, _ = node.spawn(
         "trap 'echo interrupted; exit 0' INT; echo ready; sleep 60 & wait"

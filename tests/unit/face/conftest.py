@@ -36,6 +36,7 @@ async def face(cluster: Cluster) -> AsyncIterator[Face]:
         store=cluster.store,
         drivers=cluster.drivers,
         packages=cluster.packages,
+        logs=cluster.logs,
     )
     await face.start()
     yield face
@@ -45,8 +46,10 @@ async def face(cluster: Cluster) -> AsyncIterator[Face]:
 @pytest.fixture
 async def client(face: Face) -> AsyncIterator[Client]:
     app = aiohttp.web.Application()
-    for route in ROUTES:
-        app.router.add_route(route.method, route.path, functools.partial(route.handler, face))
+    app.add_routes(
+        aiohttp.web.RouteDef(route.method, route.path, functools.partial(route.handler, face), {})
+        for route in ROUTES
+    )
     async with TestClient(TestServer(app)) as client:
         yield client
         await face.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import aiohttp.web
@@ -23,6 +23,9 @@ from ray_jobs.records import (
     encode_message,
     encode_record,
 )
+
+#: Of what `FakeLogs` yields.
+CHUNK_BYTES = 5
 
 Client = TestClient[aiohttp.web.Request, aiohttp.web.Application]
 
@@ -267,6 +270,35 @@ class FakePackages:
         self.putting -= 1
 
 
+class FakeLogs:
+    """Logs of Ray's own jobs on other nodes."""
+
+    def __init__(self) -> None:
+        self.elsewhere: dict[str, bytes] = {}
+        self.failure: Exception | None = None
+        self._grown = asyncio.Event()
+
+    def append(self, submission_id: str, data: bytes) -> None:
+        self.elsewhere[submission_id] = self.elsewhere.get(submission_id, b"") + data
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()
+
+    async def is_elsewhere(self, record: JobRecord) -> bool:
+        return record.submission_id in self.elsewhere
+
+    async def read(self, record: JobRecord, *, follow: bool) -> AsyncGenerator[bytes, None]:
+        if self.failure is not None:
+            raise self.failure
+        offset = 0
+        while True:
+            while data := self.elsewhere[record.submission_id][offset : offset + CHUNK_BYTES]:
+                offset += len(data)
+                yield data
+            if not follow:
+                return
+            await self._grown.wait()
+
+
 class Cluster:
     """Everything behind a face."""
 
@@ -276,6 +308,7 @@ class Cluster:
         self.store = FakeStore()
         self.drivers = FakeDrivers()
         self.packages = FakePackages()
+        self.logs = FakeLogs()
 
     def log(self, submission_id: str) -> pathlib.Path:
         return self.log_dir / f"job-driver-{submission_id}.log"

@@ -301,3 +301,20 @@ async def test_a_client_that_leaves_during_a_long_list(client: Client, cluster: 
             answer.close()
     async with client.get("/api/jobs/job00001") as answer:
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+async def test_head_says_what_get_would_but_the_body(
+    client: Client, cluster: Cluster, count: int
+) -> None:
+    for number in range(count):
+        cluster.manager.put(record(f"job-{number}"))
+    cluster.append("job-0", b"line\n" * 200_000)
+    for path in ("/api/version", "/api/jobs/", "/api/jobs/job-0", "/api/jobs/job-0/logs"):
+        async with client.head(path) as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("application/json")
+            assert await answer.read() == b""
+    # And nothing is left over on the connection.
+    async with client.get("/api/jobs/job-0") as answer:
+        assert (await answer.json())["submission_id"] == "job-0"

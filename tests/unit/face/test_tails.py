@@ -175,6 +175,26 @@ async def test_a_request_that_is_no_websocket(client: Client, cluster: Cluster, 
         assert "Traceback" not in await answer.text()
 
 
+async def test_lines_of_a_busy_job_go_out_together(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    cluster.manager.put(record("a"))
+    tail = await begin(client, path)
+    lines = [b"line %d\n" % number for number in range(5000)]
+
+    def write() -> None:
+        for line in lines:
+            cluster.append("a", line)
+
+    await asyncio.gather(
+        asyncio.to_thread(write), tail.until(lambda data: data.endswith(lines[-1]))
+    )
+    cluster.manager.end("a")
+    assert await tail.to_the_end() == 1000
+    assert tail.data == b"".join(lines)
+    assert len(tail.frames) < len(lines) / 5
+
+
 async def test_a_slow_client_holds_up_nobody_and_loses_nothing(
     client: Client, cluster: Cluster, path: str
 ) -> None:
