@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+#: Where Ray is missing. From a clone (or a wheel): ray-jobs is in no package index.
+INSTALL_HINT = 'Install it from a clone of ray-jobs: pip install ".[server]"'
+
 
 class RayJobsError(RuntimeError):
     """Something went wrong in ray-jobs.

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from ray_jobs.client import JobSubmissionClient
-from ray_jobs.errors import JobNotTerminal, RayJobsError, ServerUnreachable
+from ray_jobs.errors import INSTALL_HINT, JobNotTerminal, RayJobsError, ServerUnreachable
 from ray_jobs.models import JobStatus, JobType
 
 FILE_NAME = "ray_jobs_plugin.py"
@@ -41,7 +41,7 @@ def plugin_path() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise PluginError(
             "Ray isn't installed in this environment.",
-            hint='Install the server with `pip install "ray-jobs[server]"`.',
+            hint=INSTALL_HINT,
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "dashboard" / "modules"
     if not folder.is_dir():

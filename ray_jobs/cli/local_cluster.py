@@ -27,9 +27,8 @@ from types import FrameType, TracebackType
 from typing import IO
 
 from ray_jobs.cli import outcome
-from ray_jobs.cli.server import INSTALL_HINT
 from ray_jobs.cli.terminal import Spinner, say
-from ray_jobs.errors import RayJobsError
+from ray_jobs.errors import INSTALL_HINT, RayJobsError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 #: What `ray-jobs serve` prints when it is ready, before its URL.

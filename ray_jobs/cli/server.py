@@ -15,13 +15,10 @@ from ray_jobs.cli.options import (
     connection_options,
     debug_option,
 )
-from ray_jobs.errors import RayJobsError
+from ray_jobs.errors import INSTALL_HINT, RayJobsError
 
 if TYPE_CHECKING:
     from ray_jobs.client import JobSubmissionClient
-
-#: From a clone (or a wheel): ray-jobs is in no package index.
-INSTALL_HINT = 'Install it from a clone of ray-jobs: pip install ".[server]"'
 
 
 def require_ray() -> None:

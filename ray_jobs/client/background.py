@@ -36,13 +36,17 @@ class _Call(Generic[T]):
         self._is_cancelled = False
         self._ended = threading.Event()
 
+    def begin(self) -> None:
+        """Have it started."""
+        self._loop.call_soon_threadsafe(self._begin)
+
     def _begin(self) -> None:
         if self._is_cancelled:
             return
         self._task = self._loop.create_task(self._coroutine)
-        self._task.add_done_callback(self._end)
+        self._task.add_done_callback(lambda _: self._end())
 
-    def _end(self, _task: asyncio.Task[T]) -> None:
+    def _end(self) -> None:
         self._ended.set()
         if self._on_end is not None:
             self._on_end()
@@ -55,17 +59,23 @@ class _Call(Generic[T]):
         """
         try:
             # An interrupt may come in here too, with or without the call having been made.
-            self._loop.call_soon_threadsafe(self._begin)
+            self.begin()
             ended = self._ended.wait(timeout)
         except BaseException:  # KeyboardInterrupt, or what else a signal handler raises
             self.cancel()
             # Not before it is over: the caller may want to use what it still holds.
             self._ended.wait(CLOSE_TIMEOUT_S)
             raise
-        if not ended or self._task is None:
+        if not ended:
             self.cancel()
             raise TimeoutError
+        return self.outcome()
+
+    def outcome(self) -> T:
+        """Return the result of what has ended."""
         try:
+            if self._task is None:
+                raise asyncio.CancelledError
             return self._task.result()
         except asyncio.CancelledError:
             raise RuntimeError("The client was closed.") from None
@@ -79,7 +89,7 @@ class _Call(Generic[T]):
             else:
                 self._is_cancelled = True
                 self._coroutine.close()
-                self._ended.set()
+                self._end()
 
         self._loop.call_soon_threadsafe(cancel)
 
@@ -137,13 +147,14 @@ class BackgroundLoop:
 
         call = _Call(self._started(), coroutine, on_end)
         try:
+            call.begin()
             await ended.wait()
         except asyncio.CancelledError:
             call.cancel()
             # Not before it is over, as in `run`.
             await ended.wait()
             raise
-        return call.result()
+        return call.outcome()
 
     @property
     def stopped(self) -> bool:
