@@ -13,9 +13,10 @@ import sys
 import time
 
 from ray_jobs import _ray
+from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord, encode_record, mirror_json
-from ray_jobs.store import KV_NAMESPACE, MIRROR_KEY_PREFIX, MIRROR_NAMESPACE, RECORD_PREFIX
+from ray_jobs.store import KV_NAMESPACE, RECORD_PREFIX
 
 #: Writes on their way at once.
 MAX_WRITING = 64

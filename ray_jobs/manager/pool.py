@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 #: How long jobs may have to wait before the pool grows for them: about what it costs to grow.
 PATIENCE_S = 3.0
+#: Jobs that have a supervisor for less than this keep the machine busy by themselves: another
+#: supervisor would take from them what it costs to start it.
+SHORT_JOB_S = 0.06
 #: Releases of the last so many seconds tell how soon a waiting job will be served.
 RATE_WINDOW_S = 1.0
 #: A job has waited so long before the pool looks whether it must grow.
@@ -233,19 +236,23 @@ class Pool:
         room = sum(settings.jobs_each - member.jobs for member in self._members)
         coming = self._starting * settings.jobs_each
         if self._waiting:
-            if self._members and self._expected_wait_s() <= PATIENCE_S:
+            if self._members and self._serves_soon():
                 return 0
             wanted = -(-(len(self._waiting) - coming) // settings.jobs_each)
         else:
             wanted = -(-(settings.warm - room - coming) // settings.jobs_each)
         return max(0, min(may, wanted))
 
-    def _expected_wait_s(self) -> float:
-        """Return how long the last of the waiting jobs will wait, by the pace of the last ones."""
+    def _serves_soon(self) -> bool:
+        """Return whether the waiting jobs will do without more supervisors, by the pace so far."""
         now = time.monotonic()
         window_s = min(RATE_WINDOW_S, max(GROWTH_DELAY_S, now - self._waiting_since))
         served = sum(1 for each in self._releases if each > now - window_s)
-        return len(self._waiting) * window_s / served if served else math.inf
+        if not served:
+            return False
+        wait_s = len(self._waiting) * window_s / served
+        held_s = sum(member.jobs for member in self._members) * window_s / served
+        return wait_s <= PATIENCE_S or held_s <= SHORT_JOB_S
 
     def _shrink(self) -> None:
         """End supervisors that have been idle for long, and look again when others will have."""
