@@ -1,7 +1,8 @@
 """The mirror: a copy of each record in the form of Ray's own, which Ray's tools read.
 
-It follows the records a moment later, so that a job of a few milliseconds costs no write for each
-of its states. Who starts next repairs what a killed manager left behind.
+That a job runs is shown a moment later, so that one of a few milliseconds costs no write for it;
+beginning and end are there before anybody hears of them. Who starts next repairs what a killed
+manager left behind.
 """
 
 from __future__ import annotations
@@ -48,6 +49,14 @@ class Mirror:
         if self._behind and (self._task is None or self._task.done()):
             self._task = asyncio.ensure_future(self._catch_up())
 
+    async def show(self, records: Sequence[JobRecord]) -> None:
+        """Have the mirror show how jobs ended, before anybody hears of it. Raises what fails."""
+        if records:
+            async with self._writing:  # an earlier state on its way must not come after
+                for record in records:
+                    self._behind.pop(record.submission_id, None)
+                await asyncio.gather(*(self._put(record) for record in records))
+
     async def remove(self, submission_ids: Sequence[str]) -> None:
         """Remove jobs from the mirror."""
         for submission_id in submission_ids:
@@ -85,18 +94,16 @@ class Mirror:
         if self._task is not None:
             await self._task
 
+    async def _put(self, record: JobRecord) -> None:
+        await self._kv.put(MIRROR_NAMESPACE, mirror_key(record.submission_id), self.encoded(record))
+
     async def _catch_up(self) -> None:
         while self._behind:
             await asyncio.sleep(DELAY_S)
             async with self._writing:
                 records, self._behind = self._behind, {}
                 try:
-                    await asyncio.gather(
-                        *(
-                            self._kv.put(MIRROR_NAMESPACE, mirror_key(each), self.encoded(record))
-                            for each, record in records.items()
-                        )
-                    )
+                    await asyncio.gather(*(self._put(record) for record in records.values()))
                 except Exception:
                     logger.exception("The mirror of the records can't be written; trying again.")
                     self._behind = {**records, **self._behind}

@@ -148,9 +148,10 @@ class KvStore:
                 )
                 for record in records
             ),
+            self.mirror.show([each for each in records if each.status.is_terminal()]),
             *(self._kv.delete(KV_NAMESPACE, RECORD_PREFIX + each) for each in deleted),
         )
-        self.mirror.follow(records)
+        self.mirror.follow(each for each in records if not each.status.is_terminal())
 
     async def check_epoch(self) -> None:
         """Raise `Superseded` if a later epoch has been claimed."""

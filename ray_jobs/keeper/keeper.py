@@ -6,20 +6,20 @@ See the package's docstring for its protocol.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
 import signal
 import time
 
+from ray_jobs.keeper.entrypoint import start_entrypoint
 from ray_jobs.keeper.processes import descendants, kill_descendants, send_signal
 from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted
 
 TYPE_CHECKING = False  # typing's own would cost every keeper its memory
 if TYPE_CHECKING:
     import socket
-    from typing import Any, NoReturn
+    from typing import Any
 
 STATUS_FILE = "status.json"
 CONTROL_SOCKET = "control.sock"
@@ -79,6 +79,9 @@ class Keeper:
         self.entrypoint_pid: int | None = None
         self.exit_code: int | None = None
         self.stop_deadline: float | None = None
+        self.stop_signal = 0
+        #: Who has had the stop signal.
+        self.signalled: set[int] = set()
         self.kill_deadline: float | None = None
         self.childless = False
 
@@ -151,54 +154,16 @@ class Keeper:
         connection.close()
 
     def start(self) -> int:
-        """Fork the entrypoint and return its pid. Raises OSError if it can't be executed."""
-        order = self.order
+        """Start the entrypoint and return its pid. Raises OSError if it can't be executed."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        log_fd = os.open(order["log_path"], flags, 0o600)
+        log_fd = os.open(self.order["log_path"], flags, 0o600)
         try:
-            if order["log_header"]:
+            if self.order["log_header"]:
                 with contextlib.suppress(OSError):  # a full disk isn't the job's fault
-                    os.write(log_fd, order["log_header"].encode("utf-8", "surrogateescape"))
-            error_read, error_write = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                self.become_entrypoint(log_fd, error_write)
-            os.close(error_write)
-            with open(error_read, "rb") as errors:
-                failure = errors.read()
+                    os.write(log_fd, self.order["log_header"].encode("utf-8", "surrogateescape"))
+            return start_entrypoint(self.order, log_fd)
         finally:
             os.close(log_fd)
-        if failure:
-            os.waitpid(pid, 0)
-            number, _, what = failure.decode().partition(" ")
-            raise OSError(int(number), f"{os.strerror(int(number))} ({what})")
-        return pid
-
-    def become_entrypoint(self, log_fd: int, error_write: int) -> NoReturn:
-        step = "preparing"
-        try:
-            os.setsid()
-            null_fd = os.open("/dev/null", os.O_RDONLY)
-            os.dup2(null_fd, 0)
-            os.dup2(log_fd, 1)
-            os.dup2(log_fd, 2)
-            signal.set_wakeup_fd(-1)
-            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                with contextlib.suppress(OSError, ValueError):
-                    signal.signal(number, signal.SIG_DFL)
-            # Ray blocks SIGINT in its processes, and a mask outlives exec.
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            with contextlib.suppress(PermissionError):
-                os.setpriority(os.PRIO_PROCESS, 0, self.order["niceness"])
-            step = "working directory " + self.order["cwd"]
-            os.chdir(self.order["cwd"])
-            step = self.order["argv"][0]
-            os.execve(self.order["argv"][0], self.order["argv"], self.order["env"])
-        except BaseException as error:  # noqa: BLE001 - a forked child must not return
-            code = getattr(error, "errno", None) or errno.EINVAL
-            os.write(error_write, f"{code} {step}".encode())
-        finally:
-            os._exit(127)
 
     def loop(self) -> None:
         """Serve orders until the entrypoint and everything that it started is gone."""
@@ -262,6 +227,10 @@ class Keeper:
                 return
             if pid == self.entrypoint_pid:
                 self.exit_code = os.waitstatus_to_exitcode(status)
+                if self.stop_deadline is not None:
+                    # What was started after the first look. Not earlier: it may have been
+                    # started to clean up.
+                    self.pass_stop_on()
 
     def accept(self) -> None:
         try:
@@ -300,4 +269,11 @@ class Keeper:
             return
         self.status["stopped"] = True
         self.stop_deadline = time.monotonic() + wait_s
-        send_signal(descendants(), signum)
+        self.stop_signal = signum
+        self.pass_stop_on()
+
+    def pass_stop_on(self) -> None:
+        """Send the stop signal to all below who haven't had it."""
+        new = descendants() - self.signalled
+        self.signalled |= new
+        send_signal(new, self.stop_signal)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_ORDER_BYTES = 64 * 1024 * 1024
+#: An order fits nearly always; more would be memory of its own for each keeper.
+READ_BYTES = 64 * 1024
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ def encode(message: dict[str, Any]) -> bytes:
 def read_line(connection: socket.socket) -> bytes | None:
     data = bytearray()
     while not data.endswith(b"\n"):
-        chunk = connection.recv(1 << 20)
+        chunk = connection.recv(READ_BYTES)
         if not chunk or len(data) > MAX_ORDER_BYTES:
             return None
         data += chunk

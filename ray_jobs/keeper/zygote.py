@@ -16,13 +16,14 @@ from ray_jobs.keeper.keeper import Keeper, Raylet
 from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted, read_line, short_path
 
 PR_SET_CHILD_SUBREAPER = 36
+#: Looked up once, not by every keeper.
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def keep(connection: socket.socket, raylet: Raylet) -> None:
     """Run a keeper: the whole life of a forked child of the zygote."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     # Ray makes its workers the first victims of the kernel's OOM killer. The keeper must outlive

@@ -21,13 +21,13 @@ from ray_jobs.supervisor.logs import last_lines, read_at, set_aside
 from ray_jobs.supervisor.node import (
     CONTROL_SOCKET,
     HEAD_TOKEN_FILE,
+    Surroundings,
     connect_to_zygote,
     connect_unix,
     entrypoint_argv,
     entrypoint_env,
     kill_marked,
     logs_dir,
-    node_niceness,
     read_status,
     read_text,
     stop_settings,
@@ -74,8 +74,7 @@ class JobSupervisor:
         self._zygote_source = zygote_source
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
-        #: As Ray gave it: each job starts from this, whatever else happens in this process.
-        self._environment = dict(os.environ)
+        self._surroundings = Surroundings()
 
     # --- calls of the manager ---------------------------------------------------------------
 
@@ -242,11 +241,11 @@ class JobSupervisor:
                 "attempt": attempt.id,
                 "directory": attempt.directory,
                 "argv": entrypoint_argv(order),
-                "env": entrypoint_env(order, self._environment),
-                "cwd": os.getcwd(),
+                "env": entrypoint_env(order, self._surroundings),
+                "cwd": self._surroundings.cwd,
                 "log_path": attempt.log_path,
                 "log_header": order["log_header"],
-                "niceness": node_niceness(),
+                "niceness": self._surroundings.niceness,
             }
             reader, writer = await connect_to_zygote(self._zygote_source)
             writer.write(json.dumps(spawn_order).encode() + b"\n")

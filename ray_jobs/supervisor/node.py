@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -134,15 +133,27 @@ def entrypoint_argv(order: dict[str, Any]) -> list[str]:
     return [bash, "-c", " ".join([*prefix, 'exec "$0" "$@"']), *argv]
 
 
-def entrypoint_env(order: dict[str, Any], base: dict[str, str]) -> dict[str, str]:
+class Surroundings:
+    """What doesn't change while a supervisor lives, looked at once: jobs start from it."""
+
+    def __init__(self) -> None:
+        #: As Ray gave it to this process, whatever else happens in here.
+        self.environment = dict(os.environ)
+        self.node_environment = node_environment()
+        self.niceness = node_niceness()
+        self.cwd = os.getcwd()
+        self.gcs_address = str(ray.get_runtime_context().gcs_address)
+
+
+def entrypoint_env(order: dict[str, Any], surroundings: Surroundings) -> dict[str, str]:
     """Return the environment of the entrypoint: this worker's, without what is the worker's own."""
-    env = dict(base)
+    env = dict(surroundings.environment)
     for name in order["drop_env"]:
         env.pop(name, None)
     if not order["keeps_omp_num_threads"]:
         # Ray sets it to 1 in a worker without CPUs of its own; the job gets the node's setting.
         env.pop("OMP_NUM_THREADS", None)
-        node_value = node_environment().get("OMP_NUM_THREADS")
+        node_value = surroundings.node_environment.get("OMP_NUM_THREADS")
         if node_value is not None:
             env["OMP_NUM_THREADS"] = node_value
         elif order["num_cpus"]:
@@ -152,7 +163,7 @@ def entrypoint_env(order: dict[str, Any], base: dict[str, str]) -> dict[str, str
     for name, value in order["default_env"].items():
         env.setdefault(name, value)
     env.update(order["env"])
-    env["RAY_ADDRESS"] = gcs_address()
+    env["RAY_ADDRESS"] = surroundings.gcs_address
     env["PYTHONUNBUFFERED"] = "1"
     env[ATTEMPT_ENV_VAR] = order["attempt"]
     return env
@@ -168,12 +179,6 @@ def expanded(value: str, env: dict[str, str]) -> str:
     return _UNSET_VARIABLE.sub("", value)
 
 
-@functools.lru_cache
-def gcs_address() -> str:
-    return str(ray.get_runtime_context().gcs_address)
-
-
-@functools.lru_cache
 def node_environment() -> dict[str, str]:
     """Return the environment that this node was started with: the raylet's."""
     try:

@@ -112,13 +112,27 @@ def test_stop_kills_who_ignores_the_signal(node: Node) -> None:
 @pytest.mark.parametrize("wait_s", [3e6, 1e300])
 def test_a_wait_of_months_is_one(node: Node, wait_s: float) -> None:
     trap = "trap 'while [ ! -e go ]; do sleep 0.01; done; echo bye; exit 0' TERM"
-    keeper_client, _ = node.spawn(f"{trap}; echo ready; sleep 60 & wait")
+    # No background child: a shell's child may lose a signal between fork and exec.
+    keeper_client, _ = node.spawn(f"{trap}; echo ready; while :; do sleep 0.01; done")
     wait_for_line(node.log, "ready")
     keeper_client.send(op="stop", signal=int(signal.SIGTERM), wait_s=wait_s)
     (node.folder / "go").touch()
     ended = keeper_client.read()
     assert (ended["stopped"], ended["code"]) == (True, 0)
     assert node.log.read_text().endswith("bye\n")
+
+
+def test_stop_reaches_what_was_started_to_clean_up_once_the_entrypoint_is_gone(
+    node: Node,
+) -> None:
+    late = "(trap 'echo late; exit' TERM; touch up; while :; do sleep 0.01; done)"
+    trap = f'trap "{late} & while [ ! -e up ]; do sleep 0.01; done; exit 0" TERM'
+    keeper_client, _ = node.spawn(f"{trap}; echo ready; while :; do sleep 0.01; done")
+    wait_for_line(node.log, "ready")
+    keeper_client.send(op="stop", signal=int(signal.SIGTERM), wait_s=600)
+    ended = keeper_client.read()
+    assert (ended["stopped"], ended["code"]) == (True, 0)
+    assert node.log.read_text().endswith("late\n")
 
 
 def test_sigint_reaches_the_entrypoint(node: Node) -> None:
