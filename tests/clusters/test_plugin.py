@@ -104,13 +104,20 @@ def test_enabled_disabled_and_listed_both_ways(tmp_path: Path) -> None:
             ray_server.submit_job(entrypoint="true", submission_id="by-us")
         assert ours.delete_job("by-ray") is True
         assert "by-ray" not in ray_server.list_jobs()
-        # Ray's own server, in use again, leaves a running job of ours alone, and can stop it.
-        live = ours.submit_job(entrypoint="echo up; sleep 300")
+        # Ray's own server, in use again, leaves a running job of ours alone, and can stop it where
+        # it has a supervisor of its own.
+        live = ours.submit_job(entrypoint="echo up; sleep 300", entrypoint_num_cpus=0.5)
         wait_until(lambda: "up" in ours.get_job_logs(live).split(), "it runs", 30)
         other = ray_server.submit_job(entrypoint="sleep 3")
         ray_server.wait_until_finish(other, timeout=60)
         assert ours.get_job_status(live) is JobStatus.RUNNING
         assert ray_server.get_job_status(live) is JobStatus.RUNNING
+        # Jobs that it is given while we serve are listed by us too, and its deletions hold.
+        wait_until(lambda: other in ours.list_jobs(), "Ray's new job", 20)
+        ended = ours.wait_until_finish(other, timeout=20)
+        assert ended.status is JobStatus.SUCCEEDED
+        assert ray_server.delete_job("by-us") is True
+        wait_until(lambda: "by-us" not in ours.list_jobs(), "Ray's deletion", 20)
         assert ray_server.stop_job(live) is True
         assert ours.wait_until_finish(live, timeout=30).status is JobStatus.STOPPED
 
