@@ -8,6 +8,7 @@ from setuptools import setup
 setup(
     packages=[
         "ray_jobs",
+        "ray_jobs._ray",
         "ray_jobs.cli",
         "ray_jobs.client",
         "ray_jobs.keeper",

@@ -30,8 +30,9 @@ from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.foreign import ForeignJobs
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
+from ray_jobs.manager.leads import Services, now_ms
 from ray_jobs.manager.pool import Pool, PoolSettings
-from ray_jobs.manager.runner import Runner, Services, now_ms
+from ray_jobs.manager.runner import Runner
 from ray_jobs.manager.seats import PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobStatus, SubmitRequest

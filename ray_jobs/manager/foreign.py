@@ -13,7 +13,7 @@ import msgspec
 
 from ray_jobs.manager import transitions
 from ray_jobs.manager.journal import Journal
-from ray_jobs.manager.runner import now_ms
+from ray_jobs.manager.leads import now_ms
 from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobErrorType
 from ray_jobs.records import JobRecord

@@ -6,10 +6,8 @@ Nothing here polls: a task awaits its supervisor, whose death Ray reports to the
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -20,9 +18,7 @@ from ray_jobs.manager import transitions
 from ray_jobs.manager.calls import brief, farewell, patiently
 from ray_jobs.manager.environments import (
     Built,
-    Environments,
     NeedsOwnSupervisor,
-    Pins,
     package_uris,
 )
 from ray_jobs.manager.failures import (
@@ -33,11 +29,10 @@ from ray_jobs.manager.failures import (
     start_timeout_message,
     start_timeout_s,
 )
-from ray_jobs.manager.joblog import JobLogs
-from ray_jobs.manager.journal import Journal
-from ray_jobs.manager.pool import Member, Pool
-from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
-from ray_jobs.manager.supervisors import IN_ITS_ENVIRONMENT, Supervisors, needs_own_supervisor
+from ray_jobs.manager.leads import Lead, Services, now_ms
+from ray_jobs.manager.pool import Member
+from ray_jobs.manager.seats import OwnSeat, PooledSeat
+from ray_jobs.manager.supervisors import IN_ITS_ENVIRONMENT, needs_own_supervisor
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 
@@ -48,42 +43,6 @@ MAX_PLACEMENTS = 3
 MAX_ADOPTIONS = 20
 #: How long a deletion waits for what the job's end has left to do.
 LEAVING_PATIENCE_S = 10.0
-
-
-class Lead:
-    """The leading of one job by this manager."""
-
-    def __init__(self, submission_id: str, recovering: bool) -> None:
-        self.submission_id = submission_id
-        #: An earlier manager may have begun to lead the job.
-        self.recovering = recovering
-        #: The job's supervisor, from the moment of its creation.
-        self.seat: Seat | None = None
-        self.creation: asyncio.Future[Any] | None = None
-        #: The job's runtime environment, while Ray's agent holds it for the job.
-        self.held_env: dict[str, Any] | None = None
-        self.pinned: list[str] = []
-        self.task: asyncio.Task[None] | None = None
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-@dataclasses.dataclass(frozen=True)
-class Services:
-    """What a runner works with."""
-
-    journal: Journal
-    supervisors: Supervisors
-    pool: Pool
-    environments: Environments
-    pins: Pins
-    logs: JobLogs
-    #: This node, the head, where the pool is.
-    node_id: str
-    #: The URL of a node's dashboard agent, by the node's id.
-    agent_address: Callable[[str], Awaitable[str | None]]
 
 
 class Runner:

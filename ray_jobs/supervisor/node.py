@@ -1,6 +1,6 @@
 """This node: its folders, its zygote, its environment, and the private Ray API of this side.
 
-Ray's private API is used in the two functions that say so (rule 9): `ray_jobs/_ray.py` isn't
+Ray's private API is used in the two functions that say so (rule 9): `ray_jobs/_ray` isn't
 shipped to where a supervisor runs.
 """
 
