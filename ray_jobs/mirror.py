@@ -22,8 +22,9 @@ MIRROR_KEY_PREFIX = "_ray_internal_job_info_"
 #: How long the mirror waits for what else changes.
 DELAY_S = 0.05
 RETRY_S = 1.0
-#: Records that are compared in one step of a repair.
-REPAIR_SLICE = 500
+#: A repair has time: it compares so many records in one step, under 5 ms, and then pauses.
+REPAIR_SLICE = 200
+REPAIR_PAUSE_S = 0.05
 
 
 def mirror_key(submission_id: str) -> str:
@@ -87,7 +88,7 @@ class Mirror:
                 for record in now
                 if found.get(mirror_key(record.submission_id)) != self.encoded(record)
             )
-            await asyncio.sleep(0)
+            await asyncio.sleep(REPAIR_PAUSE_S)
 
     async def caught_up(self) -> None:
         """Wait until the mirror shows all that it was told."""

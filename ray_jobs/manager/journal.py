@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -69,8 +70,8 @@ class Journal:
 
     def batch_of(self, submission_id: str) -> ChangeBatch:
         """Return one job's published state as a batch that a replica may apply out of turn."""
-        encoded = self._encoded.get(submission_id)
         record = self._records.get(submission_id)
+        encoded = self._json(record) if record else None
         revision = record.revision if record else self.revision
         return ChangeBatch(self.epoch, 0, [Change(revision, submission_id, encoded)])
 
@@ -97,12 +98,10 @@ class Journal:
             await self._changed.wait()
 
     def _batch(self, since: int, reset: bool = False) -> ChangeBatch:
-        changes: list[Change] = []
-        for submission_id in reversed(self._records):
-            record = self._records[submission_id]
-            if record.revision <= since:
-                break
-            changes.append(Change(record.revision, submission_id, self._encoded[submission_id]))
+        changes = [
+            Change(record.revision, record.submission_id, self._json(record))
+            for record in self._after(since)
+        ]
         if not reset:
             changes += [
                 Change(revision, submission_id, None)
@@ -114,6 +113,23 @@ class Journal:
         changes = changes[:MAX_BATCH_CHANGES]
         revision = changes[-1].revision if more else self.revision
         return ChangeBatch(self.epoch, revision, changes, reset=reset, more=more)
+
+    def _after(self, since: int) -> list[JobRecord]:
+        """Return the records after a revision, the first of them where there are many."""
+
+        def is_later(record: JobRecord) -> bool:
+            return record.revision > since
+
+        if self.revision - since > MAX_BATCH_CHANGES:
+            later = filter(is_later, self._records.values())
+            return list(itertools.islice(later, MAX_BATCH_CHANGES + 1))
+        return list(itertools.takewhile(is_later, reversed(self._records.values())))
+
+    def _json(self, record: JobRecord) -> bytes:
+        encoded = self._encoded.get(record.submission_id)
+        if encoded is None:
+            encoded = self._encoded[record.submission_id] = encode_record(record)
+        return encoded
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -213,7 +229,7 @@ class Journal:
         record = msgspec.structs.replace(record, revision=self.revision)
         self._records.pop(record.submission_id, None)
         self._records[record.submission_id] = record
-        self._encoded[record.submission_id] = encode_record(record)
+        self._encoded.pop(record.submission_id, None)  # made when it is asked for
 
     def _forget(self, submission_id: str) -> None:
         self.revision += 1
