@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 #: A supervisor is told of recorded ends with its next order, or after this time. Until then it
 #: keeps their reports, a few hundred bytes each.
 RELEASE_DELAY_S = 1.0
+#: How long a new manager waits for the supervisors that it finds.
+TAKE_OVER_TIMEOUT_S = 5.0
 
 
 class Seat(Protocol):
@@ -131,11 +133,15 @@ class PooledSupervisors:
             handle = await self._supervisors.find_pooled(name)
             if handle is None:
                 return
+            describe = functools.partial(handle.describe.remote, self._epoch, live)
             try:
-                place = await patiently(
-                    functools.partial(handle.describe.remote, self._epoch, live)
-                )
+                place = await asyncio.wait_for(patiently(describe), TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
+                return
+            except asyncio.TimeoutError:
+                # It hangs: its jobs don't, and are adopted by others.
+                logger.warning("The supervisor %s doesn't answer; it is ended.", name)
+                await self.end(handle)
                 return
             member = pool.join(handle, len(place["attempts"]))
             found.update(dict.fromkeys(place["attempts"], member))
