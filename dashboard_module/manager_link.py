@@ -38,6 +38,7 @@ class RayManager:
         self._connect = connect
         self._beside_ray = beside_ray
         self._channel: Channel | None = None
+        self._connecting = asyncio.Lock()
         self._handle: Any = None
         self._connected = False
         self._lock = asyncio.Lock()
@@ -91,9 +92,11 @@ class RayManager:
 
     async def _call_somehow(self, method: str, *args: Any) -> bytes:
         try:
-            if self._channel is None or not self._channel.is_open:
-                self._channel = await Channel.connect(work_dir())
-            return await self._channel.call(method, *args)
+            async with self._connecting:
+                if self._channel is None or not self._channel.is_open:
+                    self._channel = await Channel.connect(work_dir())
+                channel = self._channel
+            return await channel.call(method, *args)
         except OSError as error:
             logger.info("The manager is called as an actor: %s", error)
         call = getattr(self._handle, method).options(max_task_retries=-1)

@@ -101,6 +101,8 @@ class KvStore:
             # Without a mirror an ended job was deleted, by Ray's own server or half by ours.
             if submission_id in mirrored or not record.status.is_terminal():
                 records.append(record)
+            elif self._epoch:  # the manager's load: its id may be used again
+                await self._kv.delete(KV_NAMESPACE, key)
             if position % LOAD_SLICE == 0:
                 await asyncio.sleep(0)
         own = {key.removeprefix(RECORD_PREFIX) for key in values}
@@ -127,15 +129,15 @@ class KvStore:
     async def create(self, record: JobRecord) -> bool:
         await self.check_epoch()
         key, mirrored_key = RECORD_PREFIX + record.submission_id, mirror_key(record.submission_id)
-        is_ours, is_mirrored = await asyncio.gather(
-            put_if_absent(self._kv, KV_NAMESPACE, key, encode_record(record)),
-            put_if_absent(self._kv, MIRROR_NAMESPACE, mirrored_key, self.mirror.encoded(record)),
+        # In this order: a mirror without its record would pass for a job of Ray's own server.
+        if not await put_if_absent(self._kv, KV_NAMESPACE, key, encode_record(record)):
+            return False
+        is_mirrored = await put_if_absent(
+            self._kv, MIRROR_NAMESPACE, mirrored_key, self.mirror.encoded(record)
         )
-        if is_ours and not is_mirrored:  # Ray's own server has a job of this id
+        if not is_mirrored:  # Ray's own server has a job of this id
             await self._kv.delete(KV_NAMESPACE, key)
-        if is_mirrored and not is_ours:  # a record that somebody else's mirror is missing for
-            await self._kv.delete(MIRROR_NAMESPACE, mirrored_key)
-        return is_ours and is_mirrored
+        return is_mirrored
 
     async def write(self, records: Sequence[JobRecord], deleted: Sequence[str]) -> None:
         await self.check_epoch()

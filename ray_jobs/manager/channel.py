@@ -128,9 +128,10 @@ class Channel:
         """Connect to the manager of this node. Raises OSError where none listens."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # Not even for a moment: a backlog that is full is an error as well.
+            connection.setblocking(False)
             with short_path(directory, SOCKET_NAME) as path:
                 connection.connect(path)
-            connection.setblocking(False)
             return cls(*await asyncio.open_unix_connection(sock=connection))
         except BaseException:
             connection.close()

@@ -150,8 +150,10 @@ class Pins:
 
     async def hold(self, uris: Iterable[str]) -> None:
         """Keep packages until as many calls of `drop` as of this have named them."""
-        for uri in uris:
+        held = list(uris)
+        for uri in held:  # all of them before the first pin: the job may be stopped meanwhile
             self._users[uri] = self._users.get(uri, 0) + 1
+        for uri in held:
             if not self._is_fresh(uri):
                 await self._renew(uri)
         if self._users and self._renewal is None:
@@ -173,7 +175,7 @@ class Pins:
         try:
             await self._pin(uri)
         except Exception:
-            del self._pinned_at[uri]
+            self._pinned_at.pop(uri, None)
             logger.exception("The package %s can't be pinned.", uri)
 
     async def _keep_renewing(self) -> None:

@@ -145,6 +145,7 @@ class Journal:
             raise
         if not created:
             del self._latest[record.submission_id]
+            self._wake()  # a repeated submission may wait for it
             return False
         self._publish(record)
         return True

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: How long jobs may have to wait before the pool grows for them: about what it costs to grow.
 PATIENCE_S = 3.0
+MOST_PATIENCE_S = 60.0  #: Also for short jobs.
 #: Jobs that have a supervisor for less than this keep the machine busy by themselves: another
 #: supervisor would take from them what it costs to start it.
 SHORT_JOB_S = 0.06
@@ -42,6 +43,8 @@ DENSE_ENV_VAR = "RAY_JOBS_DENSE_JOBS"
 DEFAULT_WARM = 3
 DEFAULT_IDLE_S = 60.0
 DEFAULT_DENSE_JOBS = 64
+#: Each job takes a call of its supervisor, which takes a thousand at once, orders included.
+MOST_DENSE_JOBS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +68,11 @@ class PoolSettings:
     def of(cls, environ: Mapping[str, str]) -> PoolSettings:
         """Return what the environment variables of the head node say."""
         dense = environ.get(SUPERVISION_ENV_VAR, "").strip().lower() == "dense"
+        jobs_each = int(_number(environ, DENSE_ENV_VAR, DEFAULT_DENSE_JOBS)) if dense else 1
         return cls(
             warm=int(_number(environ, WARM_ENV_VAR, DEFAULT_WARM)),
             idle_s=_number(environ, IDLE_ENV_VAR, DEFAULT_IDLE_S),
-            jobs_each=max(1, int(_number(environ, DENSE_ENV_VAR, DEFAULT_DENSE_JOBS)))
-            if dense
-            else 1,
+            jobs_each=max(1, min(MOST_DENSE_JOBS, jobs_each)),
             starts_at_once=max(1, min(4, os.cpu_count() or 1)),
         )
 
@@ -252,7 +254,7 @@ class Pool:
             return False
         wait_s = len(self._waiting) * window_s / served
         held_s = sum(member.jobs for member in self._members) * window_s / served
-        return wait_s <= PATIENCE_S or held_s <= SHORT_JOB_S
+        return wait_s <= PATIENCE_S or (held_s <= SHORT_JOB_S and wait_s <= MOST_PATIENCE_S)
 
     def _shrink(self) -> None:
         """End supervisors that have been idle for long, and look again when others will have."""

@@ -142,12 +142,16 @@ class Runner:
                 lead.seat = OwnSeat(self._services.supervisors, await lead.creation)
         except Exception:  # noqa: BLE001 - who awaited it first has told of it
             lead.seat = None
-        if lead.seat is not None:
-            await lead.seat.leave()
-        self._services.pins.drop(lead.pinned)
+        try:
+            if lead.seat is not None:
+                await lead.seat.leave()
+        except RayError as error:
+            logger.warning("A supervisor can't be ended: %s", brief(error))
+        finally:
+            self._services.pins.drop(lead.pinned)
+            if self._leads.get(lead.submission_id) is lead:
+                del self._leads[lead.submission_id]
         await self._let_env_go(lead)
-        if self._leads.get(lead.submission_id) is lead:
-            del self._leads[lead.submission_id]
 
     async def _let_env_go(self, lead: Lead) -> None:
         held, lead.held_env = lead.held_env, None

@@ -138,9 +138,9 @@ class PooledSupervisors:
                 place = await asyncio.wait_for(patiently(describe), TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
                 return
-            except asyncio.TimeoutError:
-                # It hangs: its jobs don't, and are adopted by others.
-                logger.warning("The supervisor %s doesn't answer; it is ended.", name)
+            except (RayError, asyncio.TimeoutError) as error:
+                # Its jobs live on without it, and are adopted by others.
+                logger.warning("The supervisor %s doesn't answer; it is ended: %s", name, error)
                 await self.end(handle)
                 return
             member = pool.join(handle, len(place["attempts"]))

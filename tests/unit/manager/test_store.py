@@ -204,6 +204,7 @@ async def test_ended_job_without_a_mirror_was_deleted(kv: MemoryKv) -> None:
     for submission_id in ("a", "b"):  # as Ray's own server deletes
         await kv.delete(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + submission_id)
     assert await store.load() == [RECORD]
+    assert await store.create(ended) is True  # its id may be used again
 
 
 async def test_unreadable_record_hides_no_other(kv: MemoryKv) -> None:
