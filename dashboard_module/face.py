@@ -17,12 +17,11 @@ import msgspec
 
 from ray_jobs import errors
 from ray_jobs.models import JobStatus, JobType, SubmitRequest
-from ray_jobs.records import ManagerReply, decode_reply
+from ray_jobs.records import ManagerReply, decode_reply, log_name
 
 from .driver_follower import DriverFollower
 from .follower import Follower
 from .jobs import DriverJob, Job, Key, SubmissionJob
-from .log_reader import log_name
 from .ports import DriverPort, LogPort, ManagerPort, PackagePort, StorePort
 
 #: Letters and digits that nobody takes for another one.

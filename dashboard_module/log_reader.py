@@ -20,11 +20,6 @@ JSON_CHUNK_BYTES = 512 * 1024
 _NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
-def log_name(submission_id: str) -> str:
-    """Return the name of a job's log file, which Ray's own tools know."""
-    return f"job-driver-{submission_id}.log"
-
-
 class LogFile:
     """A job's log, which may not exist yet. `path` None: it never will."""
 

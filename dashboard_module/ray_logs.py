@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator
 import aiohttp
 
 from ray_jobs import _ray
-from ray_jobs.records import JobRecord
+from ray_jobs.records import JobRecord, log_name
 
 from .foreign_logs import LogUnavailable
-from .log_reader import MAX_FRAME_BYTES, log_name
+from .log_reader import MAX_FRAME_BYTES
 from .ray_ports import cluster_trouble
 
 LOG_ROUTE = "/api/v0/logs/"

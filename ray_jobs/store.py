@@ -84,11 +84,9 @@ class KvStore:
         return epoch
 
     async def load(self) -> list[JobRecord]:
-        keys, mirror_keys = await asyncio.gather(
-            self._kv.keys(KV_NAMESPACE, RECORD_PREFIX),
-            self._kv.keys(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX),
+        keys, mirrored = await asyncio.gather(
+            self._kv.keys(KV_NAMESPACE, RECORD_PREFIX), self.mirrored_ids()
         )
-        mirrored = {key.removeprefix(MIRROR_KEY_PREFIX) for key in mirror_keys}
         values = await self._kv.get_many(KV_NAMESPACE, keys)
         records = []
         for position, (key, data) in enumerate(values.items(), 1):
@@ -117,7 +115,7 @@ class KvStore:
             submission_id = key.removeprefix(MIRROR_KEY_PREFIX)
             try:
                 records.append(from_mirror(submission_id, value))
-            except (msgspec.DecodeError, msgspec.ValidationError, ValueError):
+            except (msgspec.DecodeError, ValueError):
                 logger.exception("Ray's record of job %s can't be read; skipped.", submission_id)
         return records
 

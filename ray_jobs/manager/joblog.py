@@ -12,8 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from ray_jobs.manager.calls import patiently
-from ray_jobs.manager.supervisors import log_name
-from ray_jobs.records import JobRecord
+from ray_jobs.records import JobRecord, log_name
 from ray_jobs.supervisor.logs import set_aside
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
 

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_jobs import _ray, supervisor
 from ray_jobs.keeper import zygote_source
 from ray_jobs.manager.environments import Built
-from ray_jobs.records import JobRecord
+from ray_jobs.records import JobRecord, log_name
 from ray_jobs.validation import JOB_CONFIG_ENV_VAR, job_config_json
 
 #: A supervisor waits for the ends of its jobs and for orders at once.
@@ -147,8 +147,15 @@ class Supervisors:
     async def find(self, submission_id: str) -> Any | None:
         """Return the supervisor that an earlier manager made for a job, or None."""
         name = _ray.SUPERVISOR_NAME_PREFIX + submission_id
+        return await self._find(name, _ray.SUPERVISOR_NAMESPACE)
+
+    async def find_pooled(self, name: str) -> Any | None:
+        """Return a supervisor of the pool that an earlier manager made, or None."""
+        return await self._find(name, _ray.NAMESPACE)
+
+    async def _find(self, name: str, namespace: str) -> Any | None:
         try:
-            return await asyncio.to_thread(ray.get_actor, name, namespace=_ray.SUPERVISOR_NAMESPACE)
+            return await asyncio.to_thread(ray.get_actor, name, namespace=namespace)
         except ValueError:
             return None
 
@@ -171,13 +178,6 @@ class Supervisors:
             and each["name"].startswith(_ray.POOLED_SUPERVISOR_NAME_PREFIX)
         ]
         return of_jobs, pooled
-
-    async def find_pooled(self, name: str) -> Any | None:
-        """Return a supervisor of the pool that an earlier manager made, or None."""
-        try:
-            return await asyncio.to_thread(ray.get_actor, name, namespace=_ray.NAMESPACE)
-        except ValueError:
-            return None
 
     def order(self, record: JobRecord, built: Built = IN_ITS_ENVIRONMENT) -> dict[str, Any]:
         """Return what a supervisor must know to start or adopt the job's attempt.
@@ -210,11 +210,6 @@ class Supervisors:
 def plain_runtime_env() -> dict[str, Any]:
     """Return the environment of a supervisor that runs in none of a job's."""
     return {"env_vars": {_ray.NICENESS_VARIABLE: "0", **_ray.KEEP_GPU_VARIABLES}}
-
-
-def log_name(submission_id: str) -> str:
-    """Return the name of a job's log file, which Ray's own tools know."""
-    return f"job-driver-{submission_id}.log"
 
 
 def allows_worker_nodes() -> bool:
