@@ -25,8 +25,8 @@ from ray_jobs.errors import (
     JobNotTerminal,
     RayJobsError,
 )
-from ray_jobs.manager.channel import ChannelServer
 from ray_jobs.manager.environments import Environments, Pins
+from ray_jobs.manager.face_channel import serve_faces
 from ray_jobs.manager.foreign import ForeignJobs
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
@@ -58,14 +58,6 @@ class JobManager:
     def __init__(self) -> None:
         self._ready: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._channel = ChannelServer(
-            {
-                "submit": self.submit,
-                "stop": self.stop,
-                "delete": self.delete,
-                "changes": self.changes,
-            }
-        )
         # A restarted manager leads its jobs on though nobody calls it. The constructor isn't a
         # coroutine, so it calls itself.
         ray.get_runtime_context().current_actor.recover.remote()
@@ -159,7 +151,8 @@ class JobManager:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
         self._spawn(store.mirror.repair(records, self._journal.get))
         self._foreign = ForeignJobs(self._journal, store, supervisors)
-        await self._channel.serve(work_dir())
+        calls = (self.submit, self.stop, self.delete, self.changes)
+        await serve_faces({call.__name__: call for call in calls}, work_dir())
         logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
 
     async def _submit(self, request_json: bytes, request_key: str) -> ManagerReply:

@@ -31,7 +31,7 @@ from ray_jobs.manager.failures import (
 )
 from ray_jobs.manager.leads import Lead, Services, now_ms
 from ray_jobs.manager.pool import Member
-from ray_jobs.manager.seats import OwnSeat, PooledSeat
+from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
 from ray_jobs.manager.supervisors import IN_ITS_ENVIRONMENT, needs_own_supervisor
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
@@ -111,9 +111,7 @@ class Runner:
         if record is None or seat is None or not record.stop_requested:
             return
         try:
-            await patiently(
-                lambda: seat.handle.stop_attempt.remote(self._journal.epoch, record.attempt)
-            )
+            await patiently(lambda: seat.call("stop_attempt", self._journal.epoch, record.attempt))
         except RayError as error:
             logger.info("The stop of %s is delivered later: %s", lead.submission_id, brief(error))
 
@@ -268,10 +266,9 @@ class Runner:
                 except Exception as error:
                     raise SupervisorNotCreated(brief(error)) from error
             assert lead.seat is not None
-            describe = lead.seat.handle.describe.remote
             try:
                 place: dict[str, Any] = await patiently(
-                    functools.partial(describe, self._journal.epoch)
+                    functools.partial(lead.seat.call, "describe", self._journal.epoch)
                 )
                 return place
             except ActorDiedError as error:
@@ -304,11 +301,11 @@ class Runner:
             elif lead.seat is None:
                 await self._give(lead, supervisors.create_adopter(record))
             assert lead.seat is not None
-            adopt = lead.seat.handle.adopt.remote
             # With a stop that was requested meanwhile.
             order = supervisors.order(self._record(lead.submission_id))
+            adopt = functools.partial(lead.seat.call, "adopt", self._journal.epoch, order)
             try:
-                status = await patiently(functools.partial(adopt, self._journal.epoch, order))
+                status = await patiently(adopt)
             except ActorUnschedulableError:
                 raise JobLost("the node on which it ran is gone.") from None
             except ActorDiedError:
@@ -331,14 +328,13 @@ class Runner:
         """
         for _ in range(MAX_ADOPTIONS):
             assert lead.seat is not None
-            handle = lead.seat.handle
             if built is not None:
                 order = self._services.supervisors.order(self._record(record.submission_id), built)
                 call = functools.partial(lead.seat.run, self._journal.epoch, order)
             else:
-                call = functools.partial(handle.wait.remote, record.attempt)
+                call = functools.partial(lead.seat.call, "wait", record.attempt)
             try:
-                outcome = await self._outcome(handle, record, call)
+                outcome = await self._outcome(lead.seat, record, call)
                 if outcome["state"] == "unknown":  # by an adopter, which may not start it
                     raise NeverStarted
                 return outcome
@@ -352,13 +348,13 @@ class Runner:
         raise JobLost(f"its supervisor died {MAX_ADOPTIONS} times.")
 
     async def _outcome(
-        self, handle: Any, record: JobRecord, call: Callable[[], Awaitable[Any]]
+        self, seat: Seat, record: JobRecord, call: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any]:
         """Wait for the end of an attempt, and of the copy of its log."""
         ended = asyncio.ensure_future(patiently(call))
         try:
             if not record.on_head:
-                await self._services.logs.copy_remote(record, handle, ended)
+                await self._services.logs.copy_remote(record, seat, ended)
             outcome: dict[str, Any] = await ended
             return outcome
         finally:
@@ -372,7 +368,7 @@ class Runner:
             return
         if record.status is JobStatus.RUNNING and lead.seat is not None:
             # Nothing that it started may outlive the job (rule 7).
-            await farewell(lead.seat.handle.abandon.remote(record.attempt))
+            await farewell(lead.seat.call("abandon", record.attempt))
         # Before the record says that the job has ended: its log is complete then.
         self._services.logs.append(lead.submission_id, message + "\n")
         await self._journal.update(

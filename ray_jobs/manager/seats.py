@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ray.exceptions import ActorDiedError, RayError
 
-from ray_jobs.manager.calls import farewell, patiently
+from ray_jobs.channel import Channel
+from ray_jobs.manager.calls import Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import Supervisors
 
@@ -26,7 +27,8 @@ TAKE_OVER_TIMEOUT_S = 5.0
 class Seat(Protocol):
     """A job's supervisor, for as long as the job has it."""
 
-    handle: Any
+    def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
+        """Call the supervisor, as `Supervisor.call` does."""
 
     def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
         """Have an attempt started, and await its end."""
@@ -45,12 +47,13 @@ class PooledSeat:
     """A supervisor of the pool."""
 
     def __init__(self, pool: Pool, member: Member) -> None:
-        self.handle = member.handle
         self._pool = pool
         self._member = member
+        self._supervisor: Supervisor = member.handle
+        self.call = self._supervisor.call
 
-    def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
-        outcome: Awaitable[dict[str, Any]] = self.handle.run.remote(epoch, order, self._released())
+    async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
+        outcome: dict[str, Any] = await self.call("run", epoch, order, self._released())
         return outcome
 
     def _released(self) -> list[str]:
@@ -70,7 +73,7 @@ class PooledSeat:
         released = self._released()
         if released:
             # Not awaited: nothing depends on it.
-            self.handle.release.remote(released)
+            self._supervisor.actor.release.remote(released)
 
     async def leave(self) -> None:
         self._pool.release(self._member)
@@ -79,22 +82,23 @@ class PooledSeat:
 class OwnSeat:
     """A supervisor that was made for the job alone."""
 
-    def __init__(self, supervisors: Supervisors, handle: Any) -> None:
-        self.handle = handle
+    def __init__(self, supervisors: Supervisors, actor: Any) -> None:
         self._supervisors = supervisors
+        self._actor = actor
+        self.call = Supervisor(actor).call
 
-    def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
-        outcome: Awaitable[dict[str, Any]] = self.handle.run.remote(epoch, order)
+    async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
+        outcome: dict[str, Any] = await self.call("run", epoch, order)
         return outcome
 
     def lost(self) -> None:
         """Nothing is left to do."""
 
     async def release(self, attempt: str) -> None:
-        await farewell(self.handle.release.remote([attempt]))
+        await farewell(self.call("release", [attempt]))
 
     async def leave(self) -> None:
-        await self._supervisors.end(self.handle)
+        await self._supervisors.end(self._actor)
 
 
 class PooledSupervisors:
@@ -104,17 +108,27 @@ class PooledSupervisors:
         self._supervisors = supervisors
         self._epoch = epoch
 
-    async def make(self) -> Any:
-        handle = await self._supervisors.create_pooled()
-        await patiently(functools.partial(handle.describe.remote, self._epoch))
-        return handle
+    async def make(self) -> Supervisor:
+        actor = await self._supervisors.create_pooled()
+        await patiently(functools.partial(actor.describe.remote, self._epoch))
+        return await self._connected(actor)
 
-    async def end(self, handle: Any) -> None:
-        await self._supervisors.end(handle)
-
-    async def death(self, handle: Any) -> None:
+    async def _connected(self, actor: Any) -> Supervisor:
+        """Connect to a supervisor that lives."""
         try:
-            await patiently(handle.hold.remote)
+            name = await patiently(actor.open_channel.remote)
+            return Supervisor(actor, await Channel.connect(f"\0{name}"))
+        except OSError as error:
+            logger.warning("There is no channel to a supervisor: %s", error)
+            return Supervisor(actor)
+
+    async def end(self, handle: Supervisor) -> None:
+        handle.hang_up()
+        await self._supervisors.end(handle.actor)
+
+    async def death(self, handle: Supervisor) -> None:
+        try:
+            await patiently(handle.actor.hold.remote)
         except RayError as error:
             logger.info("A supervisor of the pool is gone: %s", error)
 
@@ -130,21 +144,27 @@ class PooledSupervisors:
         found: dict[str, Member] = {}
 
         async def take(name: str) -> None:
-            handle = await self._supervisors.find_pooled(name)
-            if handle is None:
+            actor = await self._supervisors.find_pooled(name)
+            if actor is None:
                 return
-            describe = functools.partial(handle.describe.remote, self._epoch, live)
             try:
-                place = await asyncio.wait_for(patiently(describe), TAKE_OVER_TIMEOUT_S)
+                attempts, supervisor = await asyncio.wait_for(
+                    self._introduce(actor, live), TAKE_OVER_TIMEOUT_S
+                )
             except ActorDiedError:
                 return
             except (RayError, asyncio.TimeoutError) as error:
                 # Its jobs live on without it, and are adopted by others.
                 logger.warning("The supervisor %s doesn't answer; it is ended: %s", name, error)
-                await self.end(handle)
+                await self._supervisors.end(actor)
                 return
-            member = pool.join(handle, len(place["attempts"]))
-            found.update(dict.fromkeys(place["attempts"], member))
+            member = pool.join(supervisor, len(attempts))
+            found.update(dict.fromkeys(attempts, member))
 
         await asyncio.gather(*(take(name) for name in names))
         return found
+
+    async def _introduce(self, actor: Any, live: list[str]) -> tuple[list[str], Supervisor]:
+        """Become the manager of a supervisor. Returns its attempts, and itself."""
+        place = await patiently(functools.partial(actor.describe.remote, self._epoch, live))
+        return place["attempts"], await self._connected(actor)

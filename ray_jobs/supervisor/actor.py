@@ -10,12 +10,14 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 
+from ray_jobs.channel import ChannelServer
 from ray_jobs.inotify import GrowthWatch
 from ray_jobs.supervisor.logs import last_lines, read_at, set_aside
 from ray_jobs.supervisor.node import (
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 #: How long a keeper may take from claiming its attempt to listening.
 KEEPER_START_TIMEOUT_S = 5.0
 KEEPER_RETRY_S = 0.02
+CHANNEL_BACKLOG = 8
 
 
 class StaleEpochError(RuntimeError):
@@ -75,6 +78,7 @@ class JobSupervisor:
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
         self._surroundings = Surroundings()
+        self._channel_name: str | None = None
 
     # --- calls of the manager ---------------------------------------------------------------
 
@@ -96,6 +100,17 @@ class JobSupervisor:
             "head_token": read_text(os.path.join(work_dir(), HEAD_TOKEN_FILE)),
             "attempts": list(self._attempts),
         }
+
+    async def open_channel(self) -> str:
+        """Serve these calls to the manager of this node too. Returns the socket's abstract name."""
+        if self._channel_name is None:
+            self._channel_name = f"ray_jobs-supervisor-{ray.get_runtime_context().get_actor_id()}"
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(f"\0{self._channel_name}")
+            listener.listen(CHANNEL_BACKLOG)
+            calls = (self.run, self.adopt, self.wait, self.stop_attempt, self.abandon, self.release)
+            await ChannelServer({call.__name__: call for call in calls}).serve(listener)
+        return self._channel_name
 
     async def hold(self) -> None:
         """Never return. Who awaits it learns at once when this supervisor dies."""
