@@ -67,12 +67,11 @@ class ChannelServer:
     ) -> None:
         self._methods = methods
         self._codec = codec
-        self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def serve(self, listener: socket.socket) -> None:
+    async def serve(self, listener: socket.socket) -> asyncio.Server:
         """Answer who connects to a socket that listens."""
-        self._server = await asyncio.start_unix_server(self._connected, sock=listener)
+        return await asyncio.start_unix_server(self._connected, sock=listener)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         turn = asyncio.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,14 +31,18 @@ MSGPACK = Codec(msgspec.msgpack.Encoder().encode, _decode)
 
 async def serve_faces(
     methods: Mapping[str, Callable[..., Awaitable[bytes]]], directory: str
-) -> None:
-    """Answer the faces of this node, in the place of whoever answered them before."""
+) -> asyncio.Server | None:
+    """Answer the faces of this node, in the place of whoever answered them before.
+
+    Returns None where that can't be: they call the manager as an actor then.
+    """
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
         listener = listen(directory, SOCKET_NAME, BACKLOG)
-        await ChannelServer(methods, MSGPACK).serve(listener)
+        return await ChannelServer(methods, MSGPACK).serve(listener)
     except OSError:
         logger.exception("No channel can be served; the manager is called as an actor.")
+        return None
 
 
 async def connect_to_manager(directory: str) -> Channel:

@@ -79,6 +79,7 @@ class JobSupervisor:
         self._attempts: dict[str, Attempt] = {}
         self._surroundings = Surroundings()
         self._channel_name: str | None = None
+        self._errand: asyncio.Future[Any] | None = None
 
     # --- calls of the manager ---------------------------------------------------------------
 
@@ -89,16 +90,15 @@ class JobSupervisor:
         manager knows not to have ended, others are dropped: their ends have been recorded.
         """
         self._accept(epoch)
-        for attempt_id in self._attempts.keys() - set(live) if live is not None else ():
-            attempt = self._attempts[attempt_id]
-            if attempt.writer is not None and not attempt.finished.is_set():
-                await self.abandon(attempt_id)
-            await self.release([attempt_id])
+        dropped = self._attempts.keys() - set(live) if live is not None else set()
+        if dropped:
+            # Not awaited: what it kills may take a while to be gone.
+            self._errand = asyncio.gather(*map(self.abandon, dropped))
         context = ray.get_runtime_context()
         return {
             "node_id": context.get_node_id(),
             "head_token": read_text(os.path.join(work_dir(), HEAD_TOKEN_FILE)),
-            "attempts": list(self._attempts),
+            "attempts": list(self._attempts.keys() - dropped),
         }
 
     async def open_channel(self) -> str:
@@ -197,13 +197,15 @@ class JobSupervisor:
                 ended.cancel()
 
     async def abandon(self, attempt_id: str) -> None:
-        """Kill what is left of an attempt of which the manager has lost hold."""
+        """Kill what is left of an attempt of which the manager has lost hold, and forget it."""
         attempt = self._attempts.get(attempt_id)
         if attempt is not None and attempt.writer is not None and not attempt.finished.is_set():
             order = {"op": "stop", "signal": int(signal.SIGKILL), "wait_s": 0}
             attempt.writer.write(json.dumps(order).encode() + b"\n")
             await attempt.finished.wait()
-        await asyncio.to_thread(kill_marked, attempt_id)
+        if attempt is None or attempt.status["state"] != "exited":
+            await asyncio.to_thread(kill_marked, attempt_id)
+        await self.release([attempt_id])
 
     async def release(self, attempt_ids: Sequence[str]) -> None:
         """Forget attempts whose reports the manager has recorded, those that are known here."""
