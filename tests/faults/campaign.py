@@ -32,6 +32,7 @@ class Row:
     verdict: Verdict
     longest_read_s: float
     longest_submission_s: float
+    longest_notice_s: float | None  #: Until the fault's own effect was seen, where it has one.
 
 
 #: Of this run of the tests.
@@ -51,6 +52,15 @@ class Campaign:
         self.rng = rng
         self.longest_read_s = 0.0
         self.injected = 0
+        self._notices_s: list[float] = []
+
+    @property
+    def longest_notice_s(self) -> float | None:
+        return max(self._notices_s, default=None)
+
+    def note(self, seconds: float) -> None:
+        """Note how long it took until a fault's effect was seen."""
+        self._notices_s.append(seconds)
 
     async def inject(
         self,
@@ -120,7 +130,14 @@ async def campaign(
         await asyncio.wait(background)
         await workload.close()
     ROWS.append(
-        Row(fault, run.injected, verdict, run.longest_read_s, workload.longest_submission_s)
+        Row(
+            fault,
+            run.injected,
+            verdict,
+            run.longest_read_s,
+            workload.longest_submission_s,
+            run.longest_notice_s,
+        )
     )
     assert verdict.jobs > 0
     assert not verdict.lost, verdict.lost

@@ -16,12 +16,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("faults")
     terminalreporter.write_line(
         f"{'fault':52} {'times':>5} {'jobs':>5} {'lost':>4} {'twice':>5} {'orphans':>7}"
-        f" {'no read for':>11} {'slowest submission':>18}"
+        f" {'no read for':>11} {'slowest submission':>18} {'noticed in':>10}"
     )
     for row in ROWS:
         verdict = row.verdict
+        noticed = "" if row.longest_notice_s is None else f"{row.longest_notice_s:8.2f} s"
         terminalreporter.write_line(
             f"{row.fault:52} {row.times:5} {verdict.jobs:5} {len(verdict.lost):4}"
             f" {len(verdict.twice):5} {len(verdict.orphans):7} {row.longest_read_s:9.2f} s"
-            f" {row.longest_submission_s:16.2f} s"
+            f" {row.longest_submission_s:16.2f} s {noticed:>10}"
         )

@@ -19,6 +19,15 @@ RETRY_S = 0.05
 END_TIMEOUT_S = 90.0
 ENDS_TIMEOUT_S = 5.0
 HELD_CODE = 5
+KILLED_CODE = -9
+STOP_WAIT = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "1"}}
+#: What runs until it is stopped, and some of that doesn't want to end then.
+STOPPED_SCRIPTS = {
+    "stopped": "sleep 1000",
+    "deaf": "trap '' TERM; while :; do sleep 0.1; done",
+    "forking": "trap '' TERM; f() { (trap '' TERM; sleep 0.05; f) & }; f; f; sleep 1000",
+    "daemons": "trap '' TERM; setsid sh -c 'trap \"\" TERM; (setsid sleep 999 &); sleep 999' & wait",
+}
 
 
 @dataclasses.dataclass
@@ -77,32 +86,32 @@ class Workload:
 
     def _new(self, kind: str) -> tuple[Stake, dict[str, Any]]:
         name = f"{kind}-{len(self.jobs)}-{self._mark}"
-        started = f"printf x >> {self._folder}/{name}"
+        path = f"{self._folder}/{name}"
+        # It counts its starts, and tells the pid of its shell at once, not bit by bit.
+        started = f"printf x >> {path}; echo $$ > {path}.new; mv {path}.new {path}.pid"
         code = self._rng.choice((0, 0, 0, 3))
-        status = "FAILED" if code else "SUCCEEDED"
+        stake = Stake(name, kind, "FAILED" if code else "SUCCEEDED", code)
         request: dict[str, Any] = {"submission_id": name}
         if kind == "quick":
-            request["entrypoint"] = f"{started}; exit {code}"
-            stake = Stake(name, kind, status, code)
+            script = f"exit {code}"
         elif kind == "short":
-            request["entrypoint"] = f"{started}; sleep {self._rng.uniform(0, 2):.2f}; exit {code}"
-            stake = Stake(name, kind, status, code)
+            script = f"sleep {self._rng.uniform(0, 2):.2f}; exit {code}"
         elif kind == "held":
-            request["entrypoint"] = f"{started}; : < {self._folder}/gate; exit {HELD_CODE}"
+            script = f": < {self._folder}/gate; exit {HELD_CODE}"
+            started = f"setsid sleep 1000 & sleep 1000 & {started}"
             stake = Stake(name, kind, "FAILED", HELD_CODE)
-        elif kind == "stopped":
-            request["entrypoint"] = f"{started}; sleep 1000"
-            stake = Stake(name, kind, "STOPPED", starts=(0, 1))
         elif kind == "family":
-            family = "setsid sleep 1000 & sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 999') &"
-            request["entrypoint"] = f"{started}; {family} exit 0"
+            script = "setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 999') & exit 0"
             stake = Stake(name, kind, "SUCCEEDED", 0)
         elif kind == "queued":
-            request["entrypoint"] = started
+            script = "exit 0"
             request["entrypoint_resources"] = {"nowhere": 1}
             stake = Stake(name, kind, "STOPPED", starts=(0,))
         else:
-            raise ValueError(kind)
+            script = STOPPED_SCRIPTS[kind]
+            request["runtime_env"] = STOP_WAIT
+            stake = Stake(name, kind, "STOPPED", starts=(0, 1))
+        request["entrypoint"] = f"{started}; {script}"
         return stake, request
 
     async def _submit(self, stake: Stake, request: dict[str, Any]) -> None:
@@ -141,6 +150,15 @@ class Workload:
             except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError):
                 await asyncio.sleep(RETRY_S)
             tried = True
+
+    async def pid(self, stake: Stake) -> int:
+        """Return the pid of a job's shell once it runs."""
+        path = self._folder / f"{stake.submission_id}.pid"
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while not path.exists():
+            assert time.monotonic() < deadline, f"{stake.submission_id} doesn't start"
+            await asyncio.sleep(RETRY_S)
+        return int(path.read_text())
 
     async def info(self, stake: Stake) -> dict[str, Any]:
         async with self._session.get(f"{self.address}/api/jobs/{stake.submission_id}") as response:

@@ -1,0 +1,110 @@
+"""What happens to the processes of jobs: keepers, entrypoints, and what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import JobSubmissionClient
+from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.campaign import Campaign, campaign, times
+from tests.faults.processes import parent_of, send
+from tests.faults.workload import KILLED_CODE, Stake
+
+KINDS = ("held", "held", "quick", "short", "family", "stopped")
+NOTICED_S = 5.0
+RETRY_S = 0.02
+PAUSE_S = (0.1, 1.0)
+#: Beyond the stop wait: see the issue of each job that doesn't want to end.
+STUBBORN = ("deaf", "forking", "daemons")
+STOP_WAIT_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with plugin(enabled=True), running_cluster(cpus=2) as cluster:
+        with JobSubmissionClient(cluster.address) as client:
+            client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
+        yield cluster
+
+
+async def victim(run: Campaign) -> tuple[Stake, int]:
+    """Return a job that runs until it is let go, and the pid of its shell."""
+    stake = run.workload.begin("held")
+    pid = await run.workload.pid(stake)
+    await asyncio.sleep(run.rng.uniform(0, 0.3))
+    return stake, pid
+
+
+async def until_failed(run: Campaign, stake: Stake, words: str) -> None:
+    deadline = time.monotonic() + NOTICED_S
+    while (info := await run.workload.info(stake))["status"] == "RUNNING":
+        assert time.monotonic() < deadline, info
+        await asyncio.sleep(RETRY_S)
+    assert info["status"] == "FAILED"
+    assert re.search(words, info["message"]), info["message"]
+
+
+async def test_keeper_killed(cluster: Cluster, tmp_path: Path) -> None:
+    async def kill_keeper() -> None:
+        stake, pid = await victim(run)
+        send(parent_of(pid))
+        stake.code = None  # FAILED, but nobody knows an exit code
+        began = time.monotonic()
+        await until_failed(run, stake, "keeper")
+        run.note(time.monotonic() - began)
+        assert not Path(f"/proc/{pid}").exists()
+
+    async with campaign("a keeper killed", cluster.address, tmp_path, kinds=KINDS) as run:
+        await run.inject(kill_keeper, times(8), PAUSE_S)
+
+
+async def test_shell_killed(cluster: Cluster, tmp_path: Path) -> None:
+    async def kill_shell() -> None:
+        stake, pid = await victim(run)
+        send(pid)
+        stake.code = KILLED_CODE
+        began = time.monotonic()
+        await until_failed(run, stake, f"exit code {KILLED_CODE}")
+        run.note(time.monotonic() - began)
+
+    async with campaign(
+        "the entrypoint's shell killed", cluster.address, tmp_path, kinds=KINDS
+    ) as run:
+        await run.inject(kill_shell, times(8), PAUSE_S)
+
+
+@pytest.mark.parametrize("which", ["a child", "a child in a session of its own"])
+async def test_child_killed(cluster: Cluster, tmp_path: Path, which: str) -> None:
+    async def kill_child() -> None:
+        _, pid = await victim(run)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        own_session = [child for child in map(int, children) if os.getsid(child) == child]
+        others = [int(child) for child in children if int(child) not in own_session]
+        send(run.rng.choice(own_session if "session" in which else others))
+
+    async with campaign(f"{which} killed", cluster.address, tmp_path, kinds=KINDS) as run:
+        await run.inject(kill_child, times(5), PAUSE_S)
+
+
+@pytest.mark.parametrize("kind", STUBBORN)
+async def test_job_that_does_not_want_to_end(cluster: Cluster, tmp_path: Path, kind: str) -> None:
+    async def stop_it() -> None:
+        stake = run.workload.begin(kind)
+        await run.workload.pid(stake)
+        await asyncio.sleep(run.rng.uniform(0, 0.3))
+        began = time.monotonic()
+        await run.workload.stop(stake)
+        while (await run.workload.info(stake))["status"] == "RUNNING":
+            assert time.monotonic() - began < STOP_WAIT_S + NOTICED_S
+            await asyncio.sleep(RETRY_S)
+        run.note(time.monotonic() - began - STOP_WAIT_S)
+
+    async with campaign(f"stop: {kind}", cluster.address, tmp_path, kinds=("quick",)) as run:
+        await run.inject(stop_it, times(4), PAUSE_S)
