@@ -157,7 +157,7 @@ class JobManager:
         )
         for record in live:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
-        self._spawn(store.mirror.repair(records, self._journal.get))
+        self._spawn(store.mirror.repair(records, self._journal.staying))
         self._foreign = ForeignJobs(self._journal, store, supervisors)
         await self._channel.serve(work_dir())
         logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
@@ -194,7 +194,7 @@ class JobManager:
                 f" {record.status}. Stop it first."
             )
         await self._runner.finished(submission_id)
-        await self._journal.delete(submission_id)
+        await self._journal.delete(record)
         return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
