@@ -1,0 +1,112 @@
+"""Recovery: what a new manager takes over of an earlier one's, in steps that may be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ray.exceptions import ActorDiedError, RayError
+
+from ray_jobs.kv import Superseded, together
+from ray_jobs.manager.calls import patiently
+from ray_jobs.records import JobRecord
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.05
+LAST_RETRY_S = 2.0
+#: How long a new manager waits for the supervisors that it finds.
+TAKE_OVER_TIMEOUT_S = 5.0
+
+
+class FindsSupervisors(Protocol):
+    """What is needed here of `Supervisors`."""
+
+    async def find(self, submission_id: str) -> Any | None: ...
+
+    async def find_pooled(self, name: str) -> Any | None: ...
+
+    async def end(self, handle: Any) -> None: ...
+
+
+class Found(NamedTuple):
+    """A supervisor of the pool that an earlier manager made."""
+
+    handle: Any
+    attempts: list[str]
+
+
+async def until_done(step: Callable[[], Awaitable[None]]) -> None:
+    """Do a step of the recovery, however long it fails. Raises `Superseded` alone."""
+    delay_s = FIRST_RETRY_S
+    while True:
+        try:
+            await step()
+            return
+        except Superseded:
+            raise
+        except Exception:
+            logger.exception("The recovery failed; trying again in %.2f s.", delay_s)
+        await asyncio.sleep(delay_s)
+        delay_s = min(LAST_RETRY_S, delay_s * 2)
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep Python's garbage collector away from what is built here, for good.
+
+    It would go through all records again and again, which takes longer than to decode them, and
+    later for tenths of a second in which nothing is answered. Records have no cycles.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
+async def end_leftovers(
+    supervisors: FindsSupervisors, of_jobs: set[str], records: Sequence[JobRecord]
+) -> None:
+    """End supervisors that an earlier manager had no time to end after their jobs."""
+    ended = {each.submission_id for each in records if each.status.is_terminal()}
+    for submission_id in of_jobs & ended:
+        handle = await supervisors.find(submission_id)
+        if handle is not None:
+            logger.info("Ending the supervisor that %s left behind.", submission_id)
+            await supervisors.end(handle)
+
+
+async def find_pool(
+    supervisors: FindsSupervisors, epoch: int, names: Sequence[str], running: Sequence[str]
+) -> list[Found]:
+    """Return the supervisors of an earlier manager's pool that live. They obey `epoch` then.
+
+    Args:
+        running: The attempts that have been recorded as running.
+    """
+
+    async def find(name: str) -> Found | None:
+        handle = await supervisors.find_pooled(name)
+        if handle is None:
+            return None
+        describe = functools.partial(handle.describe.remote, epoch, running)
+        try:
+            place = await asyncio.wait_for(patiently(describe), TAKE_OVER_TIMEOUT_S)
+        except ActorDiedError:
+            return None
+        except (RayError, asyncio.TimeoutError) as error:
+            # Its jobs live on without it, and are adopted by others.
+            logger.warning("The supervisor %s doesn't answer; it is ended: %s", name, error)
+            await supervisors.end(handle)
+            return None
+        return Found(handle, place["attempts"])
+
+    found = await together(*(find(name) for name in names))
+    return [each for each in found if each is not None]
