@@ -11,9 +11,10 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from ray_jobs import _ray
+from ray_jobs.channel import CallFailed, Channel
 from ray_jobs.errors import ServerNotReady
 from ray_jobs.manager.actor import ACTOR_NAME, MAX_CONCURRENCY, JobManager
-from ray_jobs.manager.channel import CallFailed, Channel
+from ray_jobs.manager.face_channel import connect_to_manager
 from ray_jobs.manager.supervisors import HEAD_RESOURCE, HEAD_RESOURCE_SHARE
 from ray_jobs.supervisor.node import work_dir
 
@@ -94,13 +95,13 @@ class RayManager:
         try:
             async with self._connecting:
                 if self._channel is None or not self._channel.is_open:
-                    self._channel = await Channel.connect(work_dir())
+                    self._channel = await connect_to_manager(work_dir())
                 channel = self._channel
-            return await channel.call(method, *args)
+            answer: bytes = await channel.call(method, *args)
         except OSError as error:
             logger.info("The manager is called as an actor: %s", error)
-        call = getattr(self._handle, method).options(max_task_retries=-1)
-        answer: bytes = await call.remote(*args)
+            call = getattr(self._handle, method).options(max_task_retries=-1)
+            answer = await call.remote(*args)
         return answer
 
 

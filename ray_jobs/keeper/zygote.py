@@ -15,7 +15,11 @@ import socket
 from ray_jobs.keeper.keeper import Keeper, Raylet
 from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted, read_line, short_path
 
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+#: What `ps` and `top` show. The kernel takes 15 bytes.
+ZYGOTE_NAME = b"ray-jobs-zygote"
+KEEPER_NAME = b"ray-jobs-keeper"
 #: Looked up once, not by every keeper.
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -23,6 +27,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 def keep(connection: socket.socket, raylet: Raylet) -> None:
     """Run a keeper: the whole life of a forked child of the zygote."""
     os.setsid()
+    libc.prctl(PR_SET_NAME, KEEPER_NAME, 0, 0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
@@ -93,6 +98,7 @@ def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
     if os.fork() != 0:
         return
     os.setsid()
+    libc.prctl(PR_SET_NAME, ZYGOTE_NAME, 0, 0, 0)
     os.chdir("/")
     serve(listener, lock_fd, Raylet(raylet_pid))
     with short_path(directory, name) as path, contextlib.suppress(FileNotFoundError):

@@ -24,17 +24,17 @@ from ray_jobs.errors import (
     JobNotTerminal,
     RayJobsError,
 )
-from ray_jobs.manager.channel import ChannelServer
 from ray_jobs.manager.environments import Environments, Pins
+from ray_jobs.manager.face_channel import serve_faces
 from ray_jobs.manager.foreign import ForeignJobs
 from ray_jobs.manager.intake import Intake
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
 from ray_jobs.manager.leads import Services, now_ms
 from ray_jobs.manager.pool import Member, Pool, PoolSettings
-from ray_jobs.manager.recovery import Found, end_leftovers, find_pool, until_done, without_collector
+from ray_jobs.manager.recovery import end_leftovers, until_done, without_collector
 from ray_jobs.manager.runner import Runner
-from ray_jobs.manager.seats import PooledSupervisors
+from ray_jobs.manager.seats import Found, PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
@@ -61,14 +61,6 @@ class JobManager:
         self._accepts = asyncio.Event()
         self._is_ready = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
-        self._channel = ChannelServer(
-            {
-                "submit": self.submit,
-                "stop": self.stop,
-                "delete": self.delete,
-                "changes": self.changes,
-            }
-        )
         # A restarted manager leads its jobs on though nobody calls it. The constructor isn't a
         # coroutine, so it calls itself.
         ray.get_runtime_context().current_actor.recover.remote()
@@ -124,7 +116,8 @@ class JobManager:
         """Take over from an earlier manager, however long the cluster fails."""
         try:
             await until_done(self._begin)
-            await self._channel.serve(work_dir())
+            calls = (self.submit, self.stop, self.delete, self.changes)
+            await serve_faces({call.__name__: call for call in calls}, work_dir())
             self._accepts.set()
             await until_done(self._take_over)
             self._is_ready.set()
@@ -160,19 +153,23 @@ class JobManager:
                 for each in records
                 if each.is_live and each.status is JobStatus.RUNNING
             ]
-            found = await find_pool(supervisors, self._journal.epoch, pooled, running)
+            maker = PooledSupervisors(supervisors, self._journal.epoch)
+            found = await maker.find(pooled, running)
             # The last step, without an await: one that is tried again starts from nothing.
-            self._lead_on(records, supervisors, found)
+            self._lead_on(records, supervisors, maker, found)
 
     def _lead_on(
-        self, records: list[JobRecord], supervisors: Supervisors, found: list[Found]
+        self,
+        records: list[JobRecord],
+        supervisors: Supervisors,
+        maker: PooledSupervisors,
+        found: list[Found],
     ) -> None:
-        epoch = self._journal.epoch
         environments = Environments(_ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log())
-        pool = Pool(PooledSupervisors(supervisors, epoch), PoolSettings.of(os.environ))
+        pool = Pool(maker, PoolSettings.of(os.environ))
         members: dict[str, Member] = {}
-        for handle, attempts in found:
-            members.update(dict.fromkeys(attempts, pool.join(handle, len(attempts))))
+        for supervisor, attempts in found:
+            members.update(dict.fromkeys(attempts, pool.join(supervisor, len(attempts))))
         pool.fill()
         self._journal.seed(records)
         self._runner = Runner(
@@ -194,7 +191,7 @@ class JobManager:
         self._spawn(self._store.mirror.repair(records, self._journal.staying))
         self._foreign = ForeignJobs(self._journal, self._store, supervisors)
         self._earlier = StoredIds(frozenset(), frozenset())
-        logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
+        logger.info("Epoch %d: %d jobs, %d live.", self._journal.epoch, len(records), len(live))
 
     # --- inside -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Calling actors that may be unreachable for a while, or be gone."""
+"""Calling supervisors, which may be unreachable for a while, or be gone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,36 @@ from typing import Any
 
 from ray.exceptions import ActorUnavailableError, RayError
 
+from ray_jobs.channel import CallFailed, Channel
+
 logger = logging.getLogger(__name__)
 
 UNAVAILABLE_RETRY_S = 0.2
 #: How long a last call to a supervisor may take: its answer changes nothing any more.
 FAREWELL_S = 10.0
+
+
+class Supervisor:
+    """A supervisor actor, and the channel to it where there is one."""
+
+    def __init__(self, actor: Any, channel: Channel | None = None) -> None:
+        self.actor = actor
+        self._channel = channel
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Return the answer of a call that may run twice. Raises RayError."""
+        if self._channel is not None and self._channel.is_open:
+            try:
+                return await self._channel.call(method, *arguments)
+            except (ConnectionError, CallFailed) as error:
+                # What is wrong, the actor's answer or Ray's will tell.
+                logger.info("%s of a supervisor is called again, as an actor's: %s", method, error)
+        return await getattr(self.actor, method).remote(*arguments)
+
+    def hang_up(self) -> None:
+        """Close the channel: this supervisor isn't needed any more."""
+        if self._channel is not None:
+            self._channel.abort()
 
 
 async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:

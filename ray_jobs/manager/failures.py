@@ -30,6 +30,13 @@ class SupervisorNotCreated(Exception):
     """Ray refused what the job asks of it."""
 
 
+class StartTimeout(Exception):
+    """A job had no living supervisor in time."""
+
+    def __init__(self, record: JobRecord, timeout_s: float) -> None:
+        super().__init__(start_timeout_message(record, timeout_s))
+
+
 def explained(error: Exception) -> tuple[str, JobErrorType]:
     """Return the message of a job that failed by an exception, and its type, as Ray has them."""
     if isinstance(error, RuntimeEnvSetupError | EnvironmentFailed):
@@ -40,6 +47,8 @@ def explained(error: Exception) -> tuple[str, JobErrorType]:
             else ""
         )
         return f"runtime_env setup failed: {words}{error}", JobErrorType.RUNTIME_ENV_SETUP_FAILURE
+    if isinstance(error, StartTimeout):
+        return str(error), JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT
     if isinstance(error, ActorUnschedulableError):
         return (
             f"Job supervisor actor could not be scheduled: {error}",

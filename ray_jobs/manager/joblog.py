@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from ray_jobs.manager.calls import patiently
+from ray_jobs.manager.seats import Seat
 from ray_jobs.records import JobRecord, log_name
 from ray_jobs.supervisor.logs import set_aside
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
@@ -65,9 +66,7 @@ class JobLogs:
             return os.path.getsize(self.path(submission_id))
         return 0
 
-    async def copy_remote(
-        self, record: JobRecord, supervisor: Any, ended: asyncio.Future[Any]
-    ) -> None:
+    async def copy_remote(self, record: JobRecord, seat: Seat, ended: asyncio.Future[Any]) -> None:
         """Copy the log of a job on a worker node here while it grows, each byte once.
 
         Resumes where an earlier manager ended: the position is the size of the file here. Trouble
@@ -78,11 +77,7 @@ class JobLogs:
         while True:
             data, complete = await patiently(
                 functools.partial(
-                    supervisor.read_log.remote,
-                    record.attempt,
-                    offset,
-                    COPY_CHUNK_BYTES,
-                    COPY_WAIT_S,
+                    seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
                 )
             )
             try:

@@ -123,6 +123,7 @@ class Pool:
         self._members: list[Member] = []
         self._waiting: deque[asyncio.Future[Member]] = deque()
         self._waiting_since = 0.0
+        self._served_at = time.monotonic()
         self._starting = 0
         self._retry_s = FIRST_RETRY_S
         self._releases: deque[float] = deque()
@@ -169,6 +170,10 @@ class Pool:
             self._members.remove(member)
             self._look_after(0)
 
+    def stalled_for_s(self) -> float:
+        """Return how long it is that a job got a supervisor, or that the first began to wait."""
+        return time.monotonic() - max(self._served_at, self._waiting_since)
+
     # --- inside -----------------------------------------------------------------------------
 
     def _with_room(self) -> Member | None:
@@ -208,6 +213,7 @@ class Pool:
             future = self._waiting.popleft()
             if not future.done():
                 member.jobs += 1
+                self._served_at = time.monotonic()
                 future.set_result(member)
 
     def _look_after(self, delay_s: float) -> None:

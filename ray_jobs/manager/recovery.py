@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from ray.exceptions import ActorDiedError, RayError
-
-from ray_jobs.kv import Superseded, together
-from ray_jobs.manager.calls import patiently
+from ray_jobs.kv import Superseded
 from ray_jobs.records import JobRecord
 
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
-#: How long a new manager waits for the supervisors that it finds.
-TAKE_OVER_TIMEOUT_S = 5.0
 
 
 class FindsSupervisors(Protocol):
@@ -29,16 +23,7 @@ class FindsSupervisors(Protocol):
 
     async def find(self, submission_id: str) -> Any | None: ...
 
-    async def find_pooled(self, name: str) -> Any | None: ...
-
     async def end(self, handle: Any) -> None: ...
-
-
-class Found(NamedTuple):
-    """A supervisor of the pool that an earlier manager made."""
-
-    handle: Any
-    attempts: list[str]
 
 
 async def until_done(step: Callable[[], Awaitable[None]]) -> None:
@@ -81,32 +66,3 @@ async def end_leftovers(
         if handle is not None:
             logger.info("Ending the supervisor that %s left behind.", submission_id)
             await supervisors.end(handle)
-
-
-async def find_pool(
-    supervisors: FindsSupervisors, epoch: int, names: Sequence[str], running: Sequence[str]
-) -> list[Found]:
-    """Return the supervisors of an earlier manager's pool that live. They obey `epoch` then.
-
-    Args:
-        running: The attempts that have been recorded as running.
-    """
-
-    async def find(name: str) -> Found | None:
-        handle = await supervisors.find_pooled(name)
-        if handle is None:
-            return None
-        describe = functools.partial(handle.describe.remote, epoch, running)
-        try:
-            place = await asyncio.wait_for(patiently(describe), TAKE_OVER_TIMEOUT_S)
-        except ActorDiedError:
-            return None
-        except (RayError, asyncio.TimeoutError) as error:
-            # Its jobs live on without it, and are adopted by others.
-            logger.warning("The supervisor %s doesn't answer; it is ended: %s", name, error)
-            await supervisors.end(handle)
-            return None
-        return Found(handle, place["attempts"])
-
-    found = await together(*(find(name) for name in names))
-    return [each for each in found if each is not None]

@@ -16,30 +16,17 @@ from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
 
 from ray_jobs.manager import transitions
 from ray_jobs.manager.calls import brief, farewell, patiently
-from ray_jobs.manager.environments import (
-    Built,
-    NeedsOwnSupervisor,
-    package_uris,
-)
-from ray_jobs.manager.failures import (
-    JobLost,
-    NeverStarted,
-    SupervisorNotCreated,
-    explained,
-    start_timeout_message,
-    start_timeout_s,
-)
+from ray_jobs.manager.environments import Built, package_uris
+from ray_jobs.manager.failures import JobLost, NeverStarted, explained
 from ray_jobs.manager.leads import Lead, Services, now_ms
+from ray_jobs.manager.placing import MAX_PLACEMENTS, Placing
 from ray_jobs.manager.pool import Member
-from ray_jobs.manager.seats import OwnSeat, PooledSeat
-from ray_jobs.manager.supervisors import IN_ITS_ENVIRONMENT, needs_own_supervisor
+from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 
 logger = logging.getLogger(__name__)
 
-#: How often a job is given a new supervisor before it is given up.
-MAX_PLACEMENTS = 3
 MAX_ADOPTIONS = 20
 #: How long a deletion waits for what the job's end has left to do.
 LEAVING_PATIENCE_S = 10.0
@@ -51,6 +38,7 @@ class Runner:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._journal = services.journal
+        self._placing = Placing(services)
         self._leads: dict[str, Lead] = {}
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -111,9 +99,7 @@ class Runner:
         if record is None or seat is None or not record.stop_requested:
             return
         try:
-            await patiently(
-                lambda: seat.handle.stop_attempt.remote(self._journal.epoch, record.attempt)
-            )
+            await patiently(lambda: seat.call("stop_attempt", self._journal.epoch, record.attempt))
         except RayError as error:
             logger.info("The stop of %s is delivered later: %s", lead.submission_id, brief(error))
 
@@ -196,7 +182,7 @@ class Runner:
         await self._journal.update(
             lead.submission_id, lambda each: transitions.concluded(each, outcome, now_ms())
         )
-        if outcome["state"] != "lost" and lead.seat is not None:
+        if lead.seat is not None:
             await lead.seat.release(record.attempt)
 
     async def _place(self, lead: Lead, record: JobRecord) -> Built | None:
@@ -204,88 +190,20 @@ class Runner:
 
         Returns what the entrypoint needs of its environment.
         """
-        timeout_s = start_timeout_s()
-        waited_s = max(0.0, (now_ms() - (record.start_time or now_ms())) / 1000)
-        left_s = max(1.0, timeout_s - waited_s) if lead.recovering else timeout_s
-        try:
-            node_id, on_head, built = await asyncio.wait_for(self._seat(lead, record), left_s)
-        except asyncio.TimeoutError:
-            await self._fail(
-                lead,
-                start_timeout_message(record, timeout_s),
-                JobErrorType.JOB_SUPERVISOR_ACTOR_START_TIMEOUT,
-            )
-            return None
-        agent_address = await self._services.agent_address(node_id)
+        place = await self._placing.place(lead, record)
+        agent_address = await self._services.agent_address(place.node_id)
         placed = await self._journal.update(
             lead.submission_id,
             lambda each: transitions.running(
                 each,
-                node_id=node_id,
+                node_id=place.node_id,
                 agent_address=agent_address,
-                on_head=on_head,
-                log_base_bytes=0 if on_head else self._services.logs.size(lead.submission_id),
+                on_head=place.on_head,
+                log_base_bytes=0 if place.on_head else self._services.logs.size(lead.submission_id),
                 holds_env=lead.held_env is not None,
             ),
         )
-        return built if placed is not None else None
-
-    async def _seat(self, lead: Lead, record: JobRecord) -> tuple[str, bool, Built]:
-        """Give the job a supervisor that lives.
-
-        Returns its node, whether the log is written on the head, and the job's environment.
-        """
-        services = self._services
-        if not needs_own_supervisor(record):
-            log_path = services.logs.path(lead.submission_id)
-            try:
-                built = await services.environments.build(record, log_path)
-            except NeedsOwnSupervisor:
-                logger.info("Job %s gets a supervisor of its own.", lead.submission_id)
-            else:
-                if built.is_held:
-                    lead.held_env = record.runtime_env
-                lead.seat = PooledSeat(services.pool, await services.pool.acquire())
-                return services.node_id, True, built
-        place = await self._own_supervisor(lead, record)
-        on_head = place["head_token"] == services.logs.head_token
-        return place["node_id"], on_head, IN_ITS_ENVIRONMENT
-
-    async def _own_supervisor(self, lead: Lead, record: JobRecord) -> dict[str, Any]:
-        """Give the job a supervisor of its own and wait until it lives. Returns where.
-
-        Nothing of the job runs yet: one that is killed meanwhile is simply replaced.
-        """
-        supervisors = self._services.supervisors
-        if lead.recovering:
-            found = await supervisors.find(lead.submission_id)
-            lead.seat = OwnSeat(supervisors, found) if found is not None else None
-        for placement in range(1, MAX_PLACEMENTS + 1):
-            if lead.seat is None:
-                try:
-                    log_path = self._services.logs.path(lead.submission_id)
-                    await self._give(lead, supervisors.create(record, log_path))
-                except Exception as error:
-                    raise SupervisorNotCreated(brief(error)) from error
-            assert lead.seat is not None
-            describe = lead.seat.handle.describe.remote
-            try:
-                place: dict[str, Any] = await patiently(
-                    functools.partial(describe, self._journal.epoch)
-                )
-                return place
-            except ActorDiedError as error:
-                if placement == MAX_PLACEMENTS:
-                    raise
-                logger.info("Placing %s again: %s", lead.submission_id, error)
-                lead.seat = None
-        raise AssertionError("unreachable")
-
-    async def _give(self, lead: Lead, creation: Coroutine[Any, Any, Any]) -> None:
-        """Give a job a supervisor of its own. One whose creation is interrupted isn't forgotten."""
-        lead.creation = asyncio.ensure_future(creation)
-        lead.seat = OwnSeat(self._services.supervisors, await asyncio.shield(lead.creation))
-        lead.creation = None
+        return place.built if placed is not None else None
 
     async def _resume(self, lead: Lead, record: JobRecord) -> None:
         """Find the supervisor of a job that an earlier manager recorded as running."""
@@ -302,13 +220,13 @@ class Runner:
             if lead.seat is None and record.driver_node_id == self._services.node_id:
                 lead.seat = PooledSeat(pool, await pool.acquire(first=True))
             elif lead.seat is None:
-                await self._give(lead, supervisors.create_adopter(record))
+                await self._placing.give(lead, supervisors.create_adopter(record))
             assert lead.seat is not None
-            adopt = lead.seat.handle.adopt.remote
             # With a stop that was requested meanwhile.
             order = supervisors.order(self._record(lead.submission_id))
+            adopt = functools.partial(lead.seat.call, "adopt", self._journal.epoch, order)
             try:
-                status = await patiently(functools.partial(adopt, self._journal.epoch, order))
+                status = await patiently(adopt)
             except ActorUnschedulableError:
                 raise JobLost("the node on which it ran is gone.") from None
             except ActorDiedError:
@@ -331,14 +249,13 @@ class Runner:
         """
         for _ in range(MAX_ADOPTIONS):
             assert lead.seat is not None
-            handle = lead.seat.handle
             if built is not None:
                 order = self._services.supervisors.order(self._record(record.submission_id), built)
                 call = functools.partial(lead.seat.run, self._journal.epoch, order)
             else:
-                call = functools.partial(handle.wait.remote, record.attempt)
+                call = functools.partial(lead.seat.call, "wait", record.attempt)
             try:
-                outcome = await self._outcome(handle, record, call)
+                outcome = await self._outcome(lead.seat, record, call)
                 if outcome["state"] == "unknown":  # by an adopter, which may not start it
                     raise NeverStarted
                 return outcome
@@ -352,13 +269,13 @@ class Runner:
         raise JobLost(f"its supervisor died {MAX_ADOPTIONS} times.")
 
     async def _outcome(
-        self, handle: Any, record: JobRecord, call: Callable[[], Awaitable[Any]]
+        self, seat: Seat, record: JobRecord, call: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any]:
         """Wait for the end of an attempt, and of the copy of its log."""
         ended = asyncio.ensure_future(patiently(call))
         try:
             if not record.on_head:
-                await self._services.logs.copy_remote(record, handle, ended)
+                await self._services.logs.copy_remote(record, seat, ended)
             outcome: dict[str, Any] = await ended
             return outcome
         finally:
@@ -372,7 +289,7 @@ class Runner:
             return
         if record.status is JobStatus.RUNNING and lead.seat is not None:
             # Nothing that it started may outlive the job (rule 7).
-            await farewell(lead.seat.handle.abandon.remote(record.attempt))
+            await farewell(lead.seat.call("abandon", record.attempt))
         # Before the record says that the job has ended: its log is complete then.
         self._services.logs.append(lead.submission_id, message + "\n")
         await self._journal.update(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from ray.exceptions import ActorDiedError, RayError
 
-from ray_jobs.manager.calls import farewell, patiently
+from ray_jobs.channel import Channel
+from ray_jobs.manager.calls import Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import Supervisors
 
@@ -26,7 +27,8 @@ TAKE_OVER_TIMEOUT_S = 5.0
 class Seat(Protocol):
     """A job's supervisor, for as long as the job has it."""
 
-    handle: Any
+    def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
+        """Call the supervisor, as `Supervisor.call` does."""
 
     def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
         """Have an attempt started, and await its end."""
@@ -45,12 +47,13 @@ class PooledSeat:
     """A supervisor of the pool."""
 
     def __init__(self, pool: Pool, member: Member) -> None:
-        self.handle = member.handle
         self._pool = pool
         self._member = member
+        self._supervisor: Supervisor = member.handle
+        self.call = self._supervisor.call
 
-    def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
-        outcome: Awaitable[dict[str, Any]] = self.handle.run.remote(epoch, order, self._released())
+    async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
+        outcome: dict[str, Any] = await self.call("run", epoch, order, self._released())
         return outcome
 
     def _released(self) -> list[str]:
@@ -70,7 +73,7 @@ class PooledSeat:
         released = self._released()
         if released:
             # Not awaited: nothing depends on it.
-            self.handle.release.remote(released)
+            self._supervisor.actor.release.remote(released)
 
     async def leave(self) -> None:
         self._pool.release(self._member)
@@ -79,22 +82,30 @@ class PooledSeat:
 class OwnSeat:
     """A supervisor that was made for the job alone."""
 
-    def __init__(self, supervisors: Supervisors, handle: Any) -> None:
-        self.handle = handle
+    def __init__(self, supervisors: Supervisors, actor: Any) -> None:
         self._supervisors = supervisors
+        self._actor = actor
+        self.call = Supervisor(actor).call
 
-    def run(self, epoch: int, order: dict[str, Any]) -> Awaitable[dict[str, Any]]:
-        outcome: Awaitable[dict[str, Any]] = self.handle.run.remote(epoch, order)
+    async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
+        outcome: dict[str, Any] = await self.call("run", epoch, order)
         return outcome
 
     def lost(self) -> None:
         """Nothing is left to do."""
 
     async def release(self, attempt: str) -> None:
-        await farewell(self.handle.release.remote([attempt]))
+        await farewell(self.call("release", [attempt]))
 
     async def leave(self) -> None:
-        await self._supervisors.end(self.handle)
+        await self._supervisors.end(self._actor)
+
+
+class Found(NamedTuple):
+    """A supervisor of the pool that an earlier manager made."""
+
+    supervisor: Supervisor
+    attempts: list[str]
 
 
 class PooledSupervisors:
@@ -104,47 +115,63 @@ class PooledSupervisors:
         self._supervisors = supervisors
         self._epoch = epoch
 
-    async def make(self) -> Any:
-        handle = await self._supervisors.create_pooled()
-        await patiently(functools.partial(handle.describe.remote, self._epoch))
-        return handle
+    async def make(self) -> Supervisor:
+        actor = await self._supervisors.create_pooled()
+        await patiently(functools.partial(actor.describe.remote, self._epoch))
+        return await self._connected(actor)
 
-    async def end(self, handle: Any) -> None:
-        await self._supervisors.end(handle)
-
-    async def death(self, handle: Any) -> None:
+    async def _connected(self, actor: Any) -> Supervisor:
+        """Connect to a supervisor that lives."""
         try:
-            await patiently(handle.hold.remote)
+            name = await patiently(actor.open_channel.remote)
+            return Supervisor(actor, await Channel.connect(f"\0{name}"))
+        except OSError as error:
+            logger.warning("There is no channel to a supervisor: %s", error)
+            return Supervisor(actor)
+
+    async def end(self, handle: Supervisor) -> None:
+        handle.hang_up()
+        await self._supervisors.end(handle.actor)
+
+    async def death(self, handle: Supervisor) -> None:
+        try:
+            await patiently(handle.actor.hold.remote)
         except RayError as error:
             logger.info("A supervisor of the pool is gone: %s", error)
 
-    async def take_over(self, pool: Pool, names: list[str], live: list[str]) -> dict[str, Member]:
-        """Have supervisors of an earlier manager join the pool.
+    async def find(self, names: Sequence[str], live: list[str]) -> list[Found]:
+        """Return the supervisors of an earlier manager that live; they obey this one then.
 
         Args:
             live: The attempts that have been recorded as running.
 
-        Returns:
-            The supervisor of each attempt that has one.
+        Raises what keeps it from finding all; nothing is left of the search then.
         """
-        found: dict[str, Member] = {}
 
-        async def take(name: str) -> None:
-            handle = await self._supervisors.find_pooled(name)
-            if handle is None:
-                return
-            describe = functools.partial(handle.describe.remote, self._epoch, live)
+        async def find(name: str) -> Found | None:
+            actor = await self._supervisors.find_pooled(name)
+            if actor is None:
+                return None
             try:
-                place = await asyncio.wait_for(patiently(describe), TAKE_OVER_TIMEOUT_S)
+                return await asyncio.wait_for(self._introduce(actor, live), TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
-                return
+                return None
             except (RayError, asyncio.TimeoutError) as error:
                 # Its jobs live on without it, and are adopted by others.
                 logger.warning("The supervisor %s doesn't answer; it is ended: %s", name, error)
-                await self.end(handle)
-                return
-            member = pool.join(handle, len(place["attempts"]))
-            found.update(dict.fromkeys(place["attempts"], member))
+                await self._supervisors.end(actor)
+                return None
 
-        await asyncio.gather(*(take(name) for name in names))
+        answers = await asyncio.gather(*(find(name) for name in names), return_exceptions=True)
+        found = [each for each in answers if isinstance(each, Found)]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                for each in found:
+                    each.supervisor.hang_up()
+                raise answer
         return found
+
+    async def _introduce(self, actor: Any, live: list[str]) -> Found:
+        """Become the manager of a supervisor."""
+        place = await patiently(functools.partial(actor.describe.remote, self._epoch, live))
+        return Found(await self._connected(actor), place["attempts"])

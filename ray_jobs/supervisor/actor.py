@@ -10,12 +10,14 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 
+from ray_jobs.channel import ChannelServer
 from ray_jobs.inotify import GrowthWatch
 from ray_jobs.supervisor.logs import last_lines, read_at, set_aside
 from ray_jobs.supervisor.node import (
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 #: How long a keeper may take from claiming its attempt to listening.
 KEEPER_START_TIMEOUT_S = 5.0
 KEEPER_RETRY_S = 0.02
+CHANNEL_BACKLOG = 8
 
 
 class StaleEpochError(RuntimeError):
@@ -75,6 +78,8 @@ class JobSupervisor:
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
         self._surroundings = Surroundings()
+        self._channel_name: str | None = None
+        self._errand: asyncio.Future[Any] | None = None
 
     # --- calls of the manager ---------------------------------------------------------------
 
@@ -85,17 +90,27 @@ class JobSupervisor:
         manager knows not to have ended, others are dropped: their ends have been recorded.
         """
         self._accept(epoch)
-        for attempt_id in self._attempts.keys() - set(live) if live is not None else ():
-            attempt = self._attempts[attempt_id]
-            if attempt.writer is not None and not attempt.finished.is_set():
-                await self.abandon(attempt_id)
-            await self.release([attempt_id])
+        dropped = self._attempts.keys() - set(live) if live is not None else set()
+        if dropped:
+            # Not awaited: what it kills may take a while to be gone.
+            self._errand = asyncio.gather(*map(self.abandon, dropped))
         context = ray.get_runtime_context()
         return {
             "node_id": context.get_node_id(),
             "head_token": read_text(os.path.join(work_dir(), HEAD_TOKEN_FILE)),
-            "attempts": list(self._attempts),
+            "attempts": list(self._attempts.keys() - dropped),
         }
+
+    async def open_channel(self) -> str:
+        """Serve these calls to the manager of this node too. Returns the socket's abstract name."""
+        if self._channel_name is None:
+            self._channel_name = f"ray_jobs-supervisor-{ray.get_runtime_context().get_actor_id()}"
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(f"\0{self._channel_name}")
+            listener.listen(CHANNEL_BACKLOG)
+            calls = (self.run, self.adopt, self.wait, self.stop_attempt, self.abandon, self.release)
+            await ChannelServer({call.__name__: call for call in calls}).serve(listener)
+        return self._channel_name
 
     async def hold(self) -> None:
         """Never return. Who awaits it learns at once when this supervisor dies."""
@@ -182,13 +197,15 @@ class JobSupervisor:
                 ended.cancel()
 
     async def abandon(self, attempt_id: str) -> None:
-        """Kill what is left of an attempt of which the manager has lost hold."""
+        """Kill what is left of an attempt of which the manager has lost hold, and forget it."""
         attempt = self._attempts.get(attempt_id)
         if attempt is not None and attempt.writer is not None and not attempt.finished.is_set():
             order = {"op": "stop", "signal": int(signal.SIGKILL), "wait_s": 0}
             attempt.writer.write(json.dumps(order).encode() + b"\n")
             await attempt.finished.wait()
-        await asyncio.to_thread(kill_marked, attempt_id)
+        if attempt is None or attempt.status["state"] != "exited":
+            await asyncio.to_thread(kill_marked, attempt_id)
+        await self.release([attempt_id])
 
     async def release(self, attempt_ids: Sequence[str]) -> None:
         """Forget attempts whose reports the manager has recorded, those that are known here."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 from ray_jobs import JobSubmissionClient
@@ -37,3 +40,28 @@ def start_waiting_job(client: JobSubmissionClient, folder: Path) -> tuple[str, i
 
     wait_until(lambda: len(pids()) == 1, "it runs", 30)
     return job_id, pids()[0]
+
+
+def kill_titled(title: str, signum: signal.Signals = signal.SIGKILL) -> set[int]:
+    """Send a signal to every Ray worker with a title. Returns their pids."""
+    pids = set(titled(title))
+    for pid in pids:
+        send(pid, signum)
+    return pids
+
+
+def send(pid: int, signum: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to a process that may be gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def named(name: str) -> list[int]:
+    """Return the pids of processes by what `ps` calls them: our zygote and keepers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "comm").read_text().strip() == name:
+                    found.append(int(entry.name))
+    return found

@@ -11,8 +11,10 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from ray_jobs.kv import Superseded
-from ray_jobs.manager import recovery
-from ray_jobs.manager.recovery import Found, find_pool, until_done, without_collector
+from ray_jobs.manager import recovery, seats
+from ray_jobs.manager.recovery import until_done, without_collector
+from ray_jobs.manager.seats import PooledSupervisors
+from ray_jobs.manager.supervisors import Supervisors
 
 
 class Method:
@@ -28,6 +30,7 @@ class FakeSupervisor:
         self.answers.set()
         self.epoch = 0
         self.describe = Method(self._describe)
+        self.open_channel = Method(self._open_channel)
 
     async def _describe(self, epoch: int, live: list[str]) -> dict[str, Any]:
         await self.answers.wait()
@@ -36,8 +39,11 @@ class FakeSupervisor:
         self.epoch = epoch
         return {"attempts": [each for each in self.attempts if each in live]}
 
+    async def _open_channel(self) -> str:
+        raise OSError("no channel")
 
-class FakeSupervisors:
+
+class FakeSupervisors(Supervisors):
     def __init__(self, pooled: dict[str, FakeSupervisor]) -> None:
         self.pooled = pooled
         self.ended: list[FakeSupervisor] = []
@@ -56,14 +62,14 @@ class FakeSupervisors:
 
 
 async def test_pool_of_an_earlier_manager_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "TAKE_OVER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(seats, "TAKE_OVER_TIMEOUT_S", 0.05)
     busy, idle = FakeSupervisor(["x", "old"]), FakeSupervisor([])
     dead, hanging = FakeSupervisor([], ActorDiedError()), FakeSupervisor(["y"])
     hanging.answers.clear()
     supervisors = FakeSupervisors({"busy": busy, "idle": idle, "dead": dead, "hanging": hanging})
     names = [*supervisors.pooled, "gone"]
-    found = await find_pool(supervisors, 7, names, ["x", "y"])
-    assert found == [Found(busy, ["x"]), Found(idle, [])]
+    found = await PooledSupervisors(supervisors, 7).find(names, ["x", "y"])
+    assert [(each.supervisor.actor, each.attempts) for each in found] == [(busy, ["x"]), (idle, [])]
     assert (busy.epoch, idle.epoch) == (7, 7)
     assert supervisors.ended == [hanging]
 
@@ -73,7 +79,8 @@ async def test_search_that_fails_leaves_nothing_behind() -> None:
     slow.answers.clear()
     supervisors = FakeSupervisors({"slow": slow})
     supervisors.broken = {"lost"}
-    searching = asyncio.ensure_future(find_pool(supervisors, 7, ["lost", "slow"], []))
+    maker = PooledSupervisors(supervisors, 7)
+    searching = asyncio.ensure_future(maker.find(["lost", "slow"], []))
     for _ in range(5):
         await asyncio.sleep(0)
     assert not searching.done()
@@ -81,7 +88,8 @@ async def test_search_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(ConnectionError):
         await searching
     supervisors.broken = set()
-    assert await find_pool(supervisors, 7, ["lost", "slow"], []) == [Found(slow, [])]
+    [found] = await maker.find(["lost", "slow"], [])
+    assert found.supervisor.actor is slow
 
 
 async def test_step_is_repeated_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

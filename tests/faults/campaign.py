@@ -1,0 +1,129 @@
+"""A campaign: one kind of fault, injected at many random moments under a workload."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+
+from tests.faults.workload import Verdict, Workload
+
+KINDS = ("quick",) * 4 + ("short",) * 4 + ("held",) * 2 + ("stopped",) * 3 + ("family", "queued")
+SUBMISSIONS_A_SECOND = 6.0
+PROBE_S = 0.02
+SEED_ENV_VAR = "RAY_JOBS_FAULT_SEED"
+#: `make test` shows that it holds, `make test-long` that it holds at rare moments too.
+TIMES_ENV_VAR = "RAY_JOBS_FAULT_TIMES"
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table that is printed at the end."""
+
+    fault: str
+    times: int
+    verdict: Verdict
+    longest_read_s: float
+    longest_submission_s: float
+
+
+#: Of this run of the tests.
+ROWS: list[Row] = []
+
+
+def times(usual: int) -> int:
+    """Return how often a fault is to be injected: `usual`, or that times what is asked for."""
+    return usual * int(os.environ.get(TIMES_ENV_VAR, "1"))
+
+
+class Campaign:
+    """What a test injects faults into."""
+
+    def __init__(self, workload: Workload, rng: random.Random) -> None:
+        self.workload = workload
+        self.rng = rng
+        self.longest_read_s = 0.0
+        self.injected = 0
+
+    async def inject(
+        self,
+        fault: Callable[[], Awaitable[None] | None],
+        count: int,
+        pause_s: tuple[float, float],
+    ) -> None:
+        """Inject a fault again and again, with pauses of random lengths."""
+        for _ in range(count):
+            await asyncio.sleep(self.rng.uniform(*pause_s))
+            self.workload.injected_at = time.monotonic()
+            done = fault()
+            if done is not None:
+                await done
+            self.injected += 1
+
+    async def probe(self) -> None:
+        """Read a job again and again, and note the longest time without an answer."""
+        answered = time.monotonic()
+        async with aiohttp.ClientSession() as session:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+                    async with session.get(
+                        f"{self.workload.address}/api/jobs/",
+                        params={"format": "map"},
+                        timeout=aiohttp.ClientTimeout(total=30),
+                    ) as response:
+                        if response.status == 200:
+                            await response.read()
+                            now = time.monotonic()
+                            self.longest_read_s = max(self.longest_read_s, now - answered)
+                            answered = now
+                await asyncio.sleep(PROBE_S)
+
+
+@contextlib.asynccontextmanager
+async def campaign(
+    fault: str,
+    address: str,
+    folder: Path,
+    *,
+    kinds: tuple[str, ...] = KINDS,
+    rate: float = SUBMISSIONS_A_SECOND,
+) -> AsyncIterator[Campaign]:
+    """Run a workload while faults are injected, then hold every job to its right end.
+
+    Args:
+        folder: Where jobs leave what they do. Empty.
+    """
+    seed = int(os.environ.get(SEED_ENV_VAR, "0")) or random.SystemRandom().randrange(1, 10**9)
+    print(f"{fault}: {SEED_ENV_VAR}={seed}")
+    rng = random.Random(seed)
+    workload = Workload(address, folder, rng, kinds, rate)
+    run = Campaign(workload, rng)
+    background = [
+        asyncio.ensure_future(workload.submit_for_ever()),
+        asyncio.ensure_future(run.probe()),
+    ]
+    try:
+        yield run
+        background[0].cancel()
+        await workload.finish()
+        verdict = await workload.verdict()
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+        await workload.close()
+    ROWS.append(
+        Row(fault, run.injected, verdict, run.longest_read_s, workload.longest_submission_s)
+    )
+    assert verdict.jobs > 0
+    assert not verdict.lost, verdict.lost
+    assert not verdict.twice, verdict.twice
+    assert not verdict.orphans, verdict.orphans
+    assert not verdict.problems, verdict.problems

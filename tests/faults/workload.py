@@ -1,0 +1,233 @@
+"""A workload of jobs in every state, and what must have become of each in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ATTEMPT_VARIABLE = b"RAY_JOBS_ATTEMPT="
+RETRY_S = 0.05
+#: Until every job has ended after the last fault.
+END_TIMEOUT_S = 90.0
+ENDS_TIMEOUT_S = 5.0
+HELD_CODE = 5
+
+
+@dataclasses.dataclass
+class Stake:
+    """One job, and how it must end."""
+
+    submission_id: str
+    kind: str
+    status: str
+    code: int | None = None
+    starts: tuple[int, ...] = (1,)  #: How often it may have been started.
+    acknowledged: bool = False
+
+
+class Workload:
+    """Submits jobs over REST as a client that waits and tries again would.
+
+    Args:
+        kinds: The kinds of jobs, each as often as it is named.
+        rate: Submissions a second.
+    """
+
+    def __init__(
+        self, address: str, folder: Path, rng: random.Random, kinds: tuple[str, ...], rate: float
+    ) -> None:
+        self.address = address
+        self.jobs: list[Stake] = []
+        self.problems: list[str] = []
+        #: When the latest fault was injected, on the clock of `time.monotonic`.
+        self.injected_at = 0.0
+        #: Since the submission began, or the latest fault.
+        self.longest_submission_s = 0.0
+        self._folder = folder
+        self._rng = rng
+        self._kinds = kinds
+        self._rate = rate
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        self._mark = uuid.uuid4().hex[:8]
+        # Whoever opens it to read waits until the test opens it to write.
+        os.mkfifo(folder / "gate")
+
+    async def submit_for_ever(self) -> None:
+        while True:
+            self.begin(self._rng.choice(self._kinds))
+            await asyncio.sleep(self._rng.expovariate(self._rate))
+
+    def begin(self, kind: str) -> Stake:
+        """Have a job of a kind submitted. It is at stake once it is acknowledged."""
+        stake, request = self._new(kind)
+        self.jobs.append(stake)
+        task = asyncio.ensure_future(self._submit(stake, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return stake
+
+    def _new(self, kind: str) -> tuple[Stake, dict[str, Any]]:
+        name = f"{kind}-{len(self.jobs)}-{self._mark}"
+        started = f"printf x >> {self._folder}/{name}"
+        code = self._rng.choice((0, 0, 0, 3))
+        status = "FAILED" if code else "SUCCEEDED"
+        request: dict[str, Any] = {"submission_id": name}
+        if kind == "quick":
+            request["entrypoint"] = f"{started}; exit {code}"
+            stake = Stake(name, kind, status, code)
+        elif kind == "short":
+            request["entrypoint"] = f"{started}; sleep {self._rng.uniform(0, 2):.2f}; exit {code}"
+            stake = Stake(name, kind, status, code)
+        elif kind == "held":
+            request["entrypoint"] = f"{started}; : < {self._folder}/gate; exit {HELD_CODE}"
+            stake = Stake(name, kind, "FAILED", HELD_CODE)
+        elif kind == "stopped":
+            request["entrypoint"] = f"{started}; sleep 1000"
+            stake = Stake(name, kind, "STOPPED", starts=(0, 1))
+        elif kind == "family":
+            family = "setsid sleep 1000 & sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 999') &"
+            request["entrypoint"] = f"{started}; {family} exit 0"
+            stake = Stake(name, kind, "SUCCEEDED", 0)
+        elif kind == "queued":
+            request["entrypoint"] = started
+            request["entrypoint_resources"] = {"nowhere": 1}
+            stake = Stake(name, kind, "STOPPED", starts=(0,))
+        else:
+            raise ValueError(kind)
+        return stake, request
+
+    async def _submit(self, stake: Stake, request: dict[str, Any]) -> None:
+        began = time.monotonic()
+        if await self._until_accepted(stake, "POST", "/api/jobs/", request):
+            stake.acknowledged = True
+            waited_s = time.monotonic() - max(began, self.injected_at)
+            self.longest_submission_s = max(self.longest_submission_s, waited_s)
+        if stake.kind == "stopped":
+            await asyncio.sleep(self._rng.uniform(0, 1.5))
+            await self.stop(stake)
+
+    async def stop(self, stake: Stake) -> None:
+        await self._until_accepted(stake, "POST", f"/api/jobs/{stake.submission_id}/stop", None)
+
+    async def _until_accepted(
+        self, stake: Stake, method: str, path: str, body: dict[str, Any] | None
+    ) -> bool:
+        """Send a request until it gets an answer that isn't "later". Returns whether it is good."""
+        tried = False
+        while True:
+            try:
+                async with self._session.request(
+                    method, self.address + path, json=body
+                ) as response:
+                    text = await response.text()
+                    if response.status == 503:
+                        if "Retry-After" not in response.headers:
+                            self.problems.append(f"503 without Retry-After: {text}")
+                        await asyncio.sleep(RETRY_S)
+                    elif response.status == 200 or (tried and "already exists" in text):
+                        return True
+                    else:
+                        self.problems.append(f"{stake.submission_id}: {response.status} {text}")
+                        return False
+            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError):
+                await asyncio.sleep(RETRY_S)
+            tried = True
+
+    async def info(self, stake: Stake) -> dict[str, Any]:
+        async with self._session.get(f"{self.address}/api/jobs/{stake.submission_id}") as response:
+            found: dict[str, Any] = await response.json() if response.status == 200 else {}
+            return found
+
+    # --- the end ----------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """Let every job come to its end, and wait for it."""
+        await asyncio.wait_for(asyncio.gather(*self._tasks), END_TIMEOUT_S)
+        await asyncio.gather(*(self.stop(each) for each in self.jobs if each.kind == "queued"))
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while await self._any_live() and time.monotonic() < deadline:
+            # Again and again: a job that is started only now waits for the gate too.
+            await asyncio.to_thread(self._open_gate)
+            await asyncio.sleep(RETRY_S)
+
+    async def _any_live(self) -> bool:
+        async with self._session.get(f"{self.address}/api/jobs/") as response:
+            statuses = {each["submission_id"]: each["status"] for each in await response.json()}
+        ends = ("SUCCEEDED", "FAILED", "STOPPED")
+        return any(statuses.get(each.submission_id) not in ends for each in self.jobs)
+
+    def _open_gate(self) -> None:
+        try:
+            os.close(os.open(self._folder / "gate", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return  # nobody waits
+
+    async def verdict(self) -> Verdict:
+        """Return what has become of the jobs that were acknowledged."""
+        jobs = [each for each in self.jobs if each.acknowledged]
+        lost, twice = [], []
+        for stake in jobs:
+            info = await self.info(stake)
+            starts = self._starts(stake)
+            right = info.get("status") == stake.status and starts in stake.starts
+            if stake.code is not None and info.get("driver_exit_code") != stake.code:
+                right = False
+            if starts > 1:
+                twice.append(stake.submission_id)
+            elif not right:
+                lost.append(
+                    f"{stake.submission_id}: {info.get('status')}, {starts} starts,"
+                    f" {info.get('message')!r}, not {stake.status} {stake.code}"
+                )
+        return Verdict(len(jobs), lost, twice, await orphans(), self.problems)
+
+    def _starts(self, stake: Stake) -> int:
+        path = self._folder / stake.submission_id
+        return path.stat().st_size if path.exists() else 0
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._session.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What faults have cost."""
+
+    jobs: int
+    lost: list[str]  #: Not at their right end.
+    twice: list[str]  #: Started more than once.
+    orphans: list[str]  #: Processes of jobs that have ended.
+    problems: list[str]  #: Answers that no client should get.
+
+
+async def orphans() -> list[str]:
+    """Return the processes of jobs, which have all ended, that are still there in a while."""
+    deadline = time.monotonic() + ENDS_TIMEOUT_S
+    while True:
+        found = processes_of_jobs()
+        if not found or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(RETRY_S)
+
+
+def processes_of_jobs() -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if ATTEMPT_VARIABLE in (entry / "environ").read_bytes():
+                    found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
+            except OSError:
+                continue
+    return found
