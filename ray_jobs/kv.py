@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Superseded(RuntimeError):
+    """Another manager has claimed a later epoch: this one may write nothing more."""
 
 
 class KeyValueStore(Protocol):
@@ -32,3 +40,16 @@ async def put_if_absent(kv: KeyValueStore, namespace: bytes, key: str, value: by
     if await kv.put(namespace, key, value, overwrite=False):
         return True
     return await kv.get(namespace, key) == value
+
+
+async def together(*calls: Awaitable[T]) -> list[T]:
+    """Make calls at once, and return once each has its answer. Raises the first failure.
+
+    Not before the others have ended: a write on its way could come after the next one.
+    """
+    answers: list[T] = []
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        answers.append(answer)
+    return answers

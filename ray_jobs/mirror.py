@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from ray_jobs.kv import KeyValueStore
+from ray_jobs.kv import KeyValueStore, Superseded, together
 from ray_jobs.records import JobRecord, mirror_json
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,22 @@ def mirror_key(submission_id: str) -> str:
 
 
 class Mirror:
-    """Ray's own form of the records. `fields` are those that the installed Ray knows."""
+    """Ray's own form of the records.
 
-    def __init__(self, kv: KeyValueStore, fields: frozenset[str]) -> None:
+    Args:
+        fields: Those that the installed Ray knows.
+        check_epoch: Raises `Superseded` once another manager has taken over.
+    """
+
+    def __init__(
+        self,
+        kv: KeyValueStore,
+        fields: frozenset[str],
+        check_epoch: Callable[[], Awaitable[None]],
+    ) -> None:
         self._kv = kv
         self._fields = fields
+        self._check_epoch = check_epoch
         self._behind: dict[str, JobRecord] = {}
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -54,17 +65,19 @@ class Mirror:
         """Have the mirror show how jobs ended, before anybody hears of it. Raises what fails."""
         if records:
             async with self._writing:  # an earlier state on its way must not come after
+                await self._check_epoch()
                 for record in records:
                     self._behind.pop(record.submission_id, None)
-                await asyncio.gather(*(self._put(record) for record in records))
+                await together(*(self._put(record) for record in records))
 
     async def remove(self, submission_ids: Sequence[str]) -> None:
-        """Remove jobs from the mirror."""
-        for submission_id in submission_ids:
-            self._behind.pop(submission_id, None)
+        """Remove jobs from the mirror. Raises what fails."""
         if submission_ids:
             async with self._writing:  # what is on its way must not come after
-                await asyncio.gather(
+                await self._check_epoch()
+                for submission_id in submission_ids:
+                    self._behind.pop(submission_id, None)
+                await together(
                     *(
                         self._kv.delete(MIRROR_NAMESPACE, mirror_key(each))
                         for each in submission_ids
@@ -77,11 +90,11 @@ class Mirror:
         """Compare the mirror with all records, and have those that differ written.
 
         Args:
-            newest: Returns a job as it is by then.
+            newest: Returns a job as it is by then; None if it is gone, or about to be.
         """
         for start in range(0, len(records), REPAIR_SLICE):
             ids = [each.submission_id for each in records[start : start + REPAIR_SLICE]]
-            found = await self._kv.get_many(MIRROR_NAMESPACE, [mirror_key(each) for each in ids])
+            found = await self._found(ids)
             now = [record for each in ids if (record := newest(each)) and not record.foreign]
             self.follow(
                 record
@@ -90,10 +103,14 @@ class Mirror:
             )
             await asyncio.sleep(REPAIR_PAUSE_S)
 
-    async def caught_up(self) -> None:
-        """Wait until the mirror shows all that it was told."""
-        if self._task is not None:
-            await self._task
+    async def _found(self, submission_ids: Sequence[str]) -> dict[str, bytes]:
+        keys = [mirror_key(each) for each in submission_ids]
+        while True:
+            try:
+                return await self._kv.get_many(MIRROR_NAMESPACE, keys)
+            except Exception:
+                logger.exception("The mirror of the records can't be read; trying again.")
+            await asyncio.sleep(RETRY_S)
 
     async def _put(self, record: JobRecord) -> None:
         await self._kv.put(MIRROR_NAMESPACE, mirror_key(record.submission_id), self.encoded(record))
@@ -101,11 +118,20 @@ class Mirror:
     async def _catch_up(self) -> None:
         while self._behind:
             await asyncio.sleep(DELAY_S)
-            async with self._writing:
-                records, self._behind = self._behind, {}
-                try:
-                    await asyncio.gather(*(self._put(record) for record in records.values()))
-                except Exception:
-                    logger.exception("The mirror of the records can't be written; trying again.")
-                    self._behind = {**records, **self._behind}
-                    await asyncio.sleep(RETRY_S)
+            try:
+                await self._write_behind()
+            except Superseded:
+                self._behind.clear()  # who has taken over repairs the mirror
+            except Exception:
+                logger.exception("The mirror of the records can't be written; trying again.")
+                await asyncio.sleep(RETRY_S)
+
+    async def _write_behind(self) -> None:
+        async with self._writing:
+            records, self._behind = self._behind, {}
+            try:
+                await self._check_epoch()
+                await together(*(self._put(record) for record in records.values()))
+            except Exception:
+                self._behind = {**records, **self._behind}
+                raise

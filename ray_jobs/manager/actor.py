@@ -18,7 +18,6 @@ import ray
 
 from ray_jobs import _ray
 from ray_jobs.errors import (
-    DuplicateSubmissionId,
     InvalidRequest,
     InvalidRuntimeEnv,
     JobNotFound,
@@ -28,16 +27,18 @@ from ray_jobs.errors import (
 from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.face_channel import serve_faces
 from ray_jobs.manager.foreign import ForeignJobs
+from ray_jobs.manager.intake import Intake
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
 from ray_jobs.manager.leads import Services, now_ms
-from ray_jobs.manager.pool import Pool, PoolSettings
+from ray_jobs.manager.pool import Member, Pool, PoolSettings
+from ray_jobs.manager.recovery import end_leftovers, until_done, without_collector
 from ray_jobs.manager.runner import Runner
-from ray_jobs.manager.seats import PooledSupervisors
+from ray_jobs.manager.seats import Found, PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
-from ray_jobs.store import KvStore
+from ray_jobs.store import KvStore, StoredIds, Superseded
 from ray_jobs.supervisor.node import work_dir
 from ray_jobs.validation import check_no_local_paths, validate
 
@@ -56,7 +57,9 @@ class JobManager:
     """The only writer of job state (rule 1)."""
 
     def __init__(self) -> None:
-        self._ready: asyncio.Task[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
+        self._accepts = asyncio.Event()
+        self._is_ready = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         # A restarted manager leads its jobs on though nobody calls it. The constructor isn't a
         # coroutine, so it calls itself.
@@ -93,91 +96,130 @@ class JobManager:
         """Take over the jobs that are there. No-op when it is done."""
         await self._until_ready()
 
-    # --- inside -----------------------------------------------------------------------------
+    # --- recovery ---------------------------------------------------------------------------
 
-    async def _reply(self, call: Coroutine[Any, Any, ManagerReply]) -> bytes:
-        try:
-            await self._until_ready()
-            return encode_message(await call)
-        except RayJobsError as error:
-            call.close()
-            return encode_message(ManagerReply(error=ErrorBody(error.code, error.message)))
+    async def _until_accepting(self) -> None:
+        """Wait until submissions can be recorded."""
+        self._ensure_recovering()
+        await self._accepts.wait()
 
     async def _until_ready(self) -> None:
-        if self._ready is None or failed(self._ready):
-            self._ready = asyncio.ensure_future(self._recover())
-        await asyncio.shield(self._ready)
+        """Wait until all that an earlier manager left has been taken over."""
+        self._ensure_recovering()
+        await self._is_ready.wait()
+
+    def _ensure_recovering(self) -> None:
+        if self._recovery is None:
+            self._recovery = asyncio.ensure_future(self._recover())
 
     async def _recover(self) -> None:
-        """Take over: claim the epoch, read every record, lead the live jobs on."""
-        kv = _ray.Kv()
-        store = KvStore(kv, _ray.mirror_fields())
+        """Take over from an earlier manager, however long the cluster fails."""
+        try:
+            await until_done(self._begin)
+            calls = (self.submit, self.stop, self.delete, self.changes)
+            await serve_faces({call.__name__: call for call in calls}, work_dir())
+            self._accepts.set()
+            await until_done(self._take_over)
+            self._is_ready.set()
+        except Superseded:
+            leave()
+
+    async def _begin(self) -> None:
+        """Claim the epoch and learn which ids are taken: enough to record others' jobs."""
+        self._kv = _ray.Kv()
+        store = KvStore(self._kv, _ray.mirror_fields())
         epoch = await store.claim_epoch()
-        records = await store.load()
-        dashboard_url = await _ray.dashboard_url(kv)
-        supervisors = Supervisors(
-            # RAY_ADDRESS is the GCS's address inside a job; job clients need the dashboard's.
-            default_env={"RAY_API_SERVER_ADDRESS": dashboard_url} if dashboard_url else {}
-        )
-        of_jobs, pooled = await supervisors.names()
-        await end_leftovers(supervisors, of_jobs, records)
-        logs = JobLogs(_ray.logs_dir())
-        logs.mark_head(work_dir())
-        maker = PooledSupervisors(supervisors, epoch)
-        pool = Pool(maker, PoolSettings.of(os.environ))
-        live = [record for record in records if record.is_live]
-        running = [each.attempt for each in live if each.status is JobStatus.RUNNING]
-        members = await maker.take_over(pool, pooled, running)
-        pool.fill()
-        # Nothing below fails: a recovery that is tried again starts from nothing.
-        self._logs = logs
+        self._earlier = await store.ids()
+        self._logs = JobLogs(_ray.logs_dir())
+        self._logs.mark_head(work_dir())
+        # Nothing below fails: a step that is tried again starts from nothing.
+        self._store = store
         self._journal = Journal(store, epoch, on_superseded=leave)
+        self._intake = Intake(self._journal, self._logs, self._earlier)
+
+    async def _take_over(self) -> None:
+        """Read every record, find the supervisors, lead the live jobs on."""
+        with without_collector():
+            records = await self._store.read(self._earlier)
+            dashboard_url = await _ray.dashboard_url(self._kv)
+            supervisors = Supervisors(
+                # RAY_ADDRESS is the GCS's address inside a job; job clients need the dashboard's.
+                default_env={"RAY_API_SERVER_ADDRESS": dashboard_url} if dashboard_url else {}
+            )
+            of_jobs, pooled = await supervisors.names()
+            await end_leftovers(supervisors, of_jobs, records)
+            running = [
+                each.attempt
+                for each in records
+                if each.is_live and each.status is JobStatus.RUNNING
+            ]
+            maker = PooledSupervisors(supervisors, self._journal.epoch)
+            found = await maker.find(pooled, running)
+            # The last step, without an await: one that is tried again starts from nothing.
+            self._lead_on(records, supervisors, maker, found)
+
+    def _lead_on(
+        self,
+        records: list[JobRecord],
+        supervisors: Supervisors,
+        maker: PooledSupervisors,
+        found: list[Found],
+    ) -> None:
+        environments = Environments(_ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log())
+        pool = Pool(maker, PoolSettings.of(os.environ))
+        members: dict[str, Member] = {}
+        for supervisor, attempts in found:
+            members.update(dict.fromkeys(attempts, pool.join(supervisor, len(attempts))))
+        pool.fill()
         self._journal.seed(records)
         self._runner = Runner(
             Services(
                 journal=self._journal,
                 supervisors=supervisors,
                 pool=pool,
-                environments=Environments(
-                    _ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log()
-                ),
-                pins=Pins(lambda uri: asyncio.to_thread(kv.pin_package, uri, PIN_S), PIN_S),
-                logs=logs,
+                environments=environments,
+                pins=Pins(lambda uri: asyncio.to_thread(self._kv.pin_package, uri, PIN_S), PIN_S),
+                logs=self._logs,
                 node_id=ray.get_runtime_context().get_node_id(),
-                agent_address=_ray.AgentAddresses(kv).of,
+                agent_address=_ray.AgentAddresses(self._kv).of,
             )
         )
+        live = [record for record in records if record.is_live]
         for record in live:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
-        self._spawn(store.mirror.repair(records, self._journal.get))
-        self._foreign = ForeignJobs(self._journal, store, supervisors)
-        calls = (self.submit, self.stop, self.delete, self.changes)
-        await serve_faces({call.__name__: call for call in calls}, work_dir())
-        logger.info("Epoch %d: %d jobs, %d live.", epoch, len(records), len(live))
+        self._intake.open(self._runner.run)
+        self._spawn(self._store.mirror.repair(records, self._journal.staying))
+        self._foreign = ForeignJobs(self._journal, self._store, supervisors)
+        self._earlier = StoredIds(frozenset(), frozenset())
+        logger.info("Epoch %d: %d jobs, %d live.", self._journal.epoch, len(records), len(live))
+
+    # --- inside -----------------------------------------------------------------------------
+
+    async def _reply(self, call: Coroutine[Any, Any, ManagerReply]) -> bytes:
+        try:
+            return encode_message(await call)
+        except RayJobsError as error:
+            return encode_message(ManagerReply(error=ErrorBody(error.code, error.message)))
 
     async def _submit(self, request_json: bytes, request_key: str) -> ManagerReply:
         request = _submit_decoder.decode(request_json)
         submission_id = request.submission_id or request.job_id
         assert submission_id is not None
-        known = self._journal.get(submission_id)
-        if known is not None and known.request_key != request_key:
-            raise duplicate(submission_id)
-        if known is None:
-            record = new_record(request, submission_id, request_key)
-            if not await self._journal.create(record):
-                raise duplicate(submission_id)
-            self._logs.begin(record)
-            self._runner.run(submission_id)
-        await self._journal.settled(submission_id)
+        await self._until_accepting()
+        await self._intake.submit(
+            submission_id, request_key, lambda: new_record(request, submission_id, request_key)
+        )
         return ManagerReply(value=submission_id, batch=self._journal.batch_of(submission_id))
 
     async def _stop(self, submission_id: str) -> ManagerReply:
+        await self._until_ready()
         if self._journal.get(submission_id) is None:
             raise JobNotFound(f"Job {submission_id} does not exist")
         live = await self._runner.stop(submission_id)
         return ManagerReply(value=live, batch=self._journal.batch_of(submission_id))
 
     async def _delete(self, submission_id: str) -> ManagerReply:
+        await self._until_ready()
         record = self._journal.get(submission_id)
         if record is None:
             raise JobNotFound(f"Job {submission_id} does not exist")
@@ -187,25 +229,13 @@ class JobManager:
                 f" {record.status}. Stop it first."
             )
         await self._runner.finished(submission_id)
-        await self._journal.delete(submission_id)
+        await self._journal.delete(record)
         return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-async def end_leftovers(
-    supervisors: Supervisors, of_jobs: set[str], records: list[JobRecord]
-) -> None:
-    """End supervisors that an earlier manager had no time to end after their jobs."""
-    ended = {each.submission_id for each in records if each.status.is_terminal()}
-    for submission_id in of_jobs & ended:
-        handle = await supervisors.find(submission_id)
-        if handle is not None:
-            logger.info("Ending the supervisor that %s left behind.", submission_id)
-            await supervisors.end(handle)
 
 
 def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> JobRecord:
@@ -235,17 +265,6 @@ def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> 
         attempt=uuid.uuid4().hex,
         request_key=request_key,
     )
-
-
-def duplicate(submission_id: str) -> DuplicateSubmissionId:
-    return DuplicateSubmissionId(
-        f"Job with submission_id {submission_id} already exists. Please use a different"
-        " submission_id."
-    )
-
-
-def failed(task: asyncio.Task[None]) -> bool:
-    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def leave() -> None:

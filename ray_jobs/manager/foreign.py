@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-
-import msgspec
+from typing import Protocol
 
 from ray_jobs.manager import transitions
-from ray_jobs.manager.journal import Journal
+from ray_jobs.manager.journal import Journal, is_same_job
 from ray_jobs.manager.leads import now_ms
-from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobErrorType
 from ray_jobs.records import JobRecord
 from ray_jobs.store import KvStore
@@ -27,13 +25,19 @@ REFRESH_S = 2.0
 INTEREST_S = 90.0
 
 
+class NamesSupervisors(Protocol):
+    """What is needed here of `Supervisors`."""
+
+    async def names(self) -> tuple[set[str], list[str]]: ...
+
+
 class ForeignJobs:
     """Keeps the journal current with what Ray's own server records and deletes.
 
     Costs nothing where there is none of its jobs that lives, and no gateway.
     """
 
-    def __init__(self, journal: Journal, store: KvStore, supervisors: Supervisors) -> None:
+    def __init__(self, journal: Journal, store: KvStore, supervisors: NamesSupervisors) -> None:
         self._journal = journal
         self._store = store
         self._supervisors = supervisors
@@ -79,34 +83,45 @@ class ForeignJobs:
 
     async def _look_for_others(self) -> None:
         """Take over jobs that are new in the mirror, and drop those that were deleted there."""
-        before = {each.submission_id for each in self._journal.records()}
+        before = self._journal.records()
         mirrored = await self._store.mirrored_ids()
-        known = {each.submission_id: each for each in self._journal.records()}
-        for record in await self._store.load_mirror(list(mirrored - known.keys())):
+        missing = [each for each in before if each.submission_id not in mirrored]
+        new = [each for each in mirrored if self._journal.get(each) is None]
+        for record in await self._store.load_mirror(new):
             if self._journal.get(record.submission_id) is None:
                 self._journal.observe(record)
-        for submission_id in known.keys() & before - mirrored:
+        for record in missing:
+            # Meanwhile the id may have become another job's.
+            if not is_same_job(record, self._journal.get(record.submission_id)):
+                continue
             # Of a job of ours that lives we know better than the mirror.
-            if known[submission_id].foreign:
-                self._journal.observe_deletion(submission_id)
-            elif known[submission_id].status.is_terminal():
-                await self._journal.delete(submission_id)
+            if record.foreign:
+                self._journal.observe_deletion(record.submission_id)
+            elif record.status.is_terminal():
+                await self._journal.delete(record)
 
     async def _look_at(self, live: dict[str, JobRecord]) -> None:
         """Take over what became of live ones. Nobody else would end one without a supervisor."""
         for record in await self._store.load_mirror(list(live)):
-            if msgspec.structs.replace(live[record.submission_id], revision=0) != record:
+            known = self._journal.get(record.submission_id)
+            if known is not None and known.foreign and known != record:
                 self._journal.observe(record)
         of_jobs, _ = await self._supervisors.names()
         alone = live.keys() - of_jobs
         for submission_id in alone & self._orphans:
-            await self._journal.update(
-                submission_id,
-                lambda each: transitions.failed(
-                    each,
-                    now_ms=now_ms(),
-                    message="Its supervisor, of Ray's own job server, is gone.",
-                    error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
-                ),
-            )
+            await self._journal.update(submission_id, lost)
         self._orphans = alone - self._orphans
+
+
+def lost(record: JobRecord) -> JobRecord | None:
+    """A job of Ray's own server has no supervisor any more. Doesn't apply to one of ours, which
+    may have got the id meanwhile.
+    """
+    if not record.foreign:
+        return None
+    return transitions.failed(
+        record,
+        now_ms=now_ms(),
+        message="Its supervisor, of Ray's own job server, is gone.",
+        error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
+    )

@@ -47,6 +47,8 @@ class Journal:
         self._tombstones: deque[tuple[int, str]] = deque()
         self._oldest_known = 0
         self._queue: dict[str, JobRecord | None] = {}
+        #: Deletions on their way to the store, by submission id: done when they are written.
+        self._deletions: dict[str, asyncio.Future[None]] = {}
         self._written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queued = asyncio.Event()
         self._changed = asyncio.Event()
@@ -64,6 +66,10 @@ class Journal:
     def get(self, submission_id: str) -> JobRecord | None:
         """Return the newest state of a job, though it may be on its way to the store yet."""
         return self._latest.get(submission_id)
+
+    def staying(self, submission_id: str) -> JobRecord | None:
+        """Return what `get` does, None for a job that is being deleted."""
+        return None if submission_id in self._deletions else self._latest.get(submission_id)
 
     def records(self) -> list[JobRecord]:
         return list(self._latest.values())
@@ -89,7 +95,10 @@ class Journal:
         return self._batch(since)
 
     async def settled(self, submission_id: str) -> None:
-        """Wait until a new job is in the store (a repeated submission may come before that)."""
+        """Wait until a new job is in the store, or isn't a job any more.
+
+        A repeated submission may come before that.
+        """
         while submission_id in self._latest and submission_id not in self._records:
             await self._changed.wait()
 
@@ -134,18 +143,17 @@ class Journal:
     # --- writing ----------------------------------------------------------------------------
 
     async def create(self, record: JobRecord) -> bool:
-        """Write a new job. Returns False if its id is taken."""
+        """Write a new job. Returns False if its id is taken, by one that is being deleted too."""
         if record.submission_id in self._latest:
             return False
         self._latest[record.submission_id] = record
         try:
             created = await self._until_written(functools.partial(self._store.create, record))
         except BaseException:
-            self._latest.pop(record.submission_id, None)
+            self._drop_new(record.submission_id)
             raise
         if not created:
-            del self._latest[record.submission_id]
-            self._wake()  # a repeated submission may wait for it
+            self._drop_new(record.submission_id)
             return False
         self._publish(record)
         return True
@@ -155,37 +163,56 @@ class Journal:
     ) -> JobRecord | None:
         """Apply a transition and return once it is in the store.
 
-        Returns the new record, or None where the job doesn't exist or the transition doesn't apply.
+        Returns the new record, or None where the job doesn't exist, is being deleted, or the
+        transition doesn't apply.
         """
-        record = self._latest.get(submission_id)
+        await self.settled(submission_id)  # its later states must not be in the store before it
+        record = self.staying(submission_id)
         changed = transition(record) if record else None
         if changed is None:
             return None
         self._latest[submission_id] = changed
-        await self._enqueue(submission_id, changed)
+        await asyncio.shield(self._enqueue(submission_id, changed))
         return changed
 
-    async def delete(self, submission_id: str) -> None:
-        """Remove a job, and return once it is gone from the store."""
-        await self._enqueue(submission_id, None)
-        self._latest.pop(submission_id, None)
+    async def delete(self, record: JobRecord) -> None:
+        """Remove a job that has ended, and return once it is gone from the store.
+
+        No-op if it is gone already, though another job has its id by now. While it is being
+        deleted, other deletions wait for the same write: a second one might meet that other job.
+        """
+        submission_id = record.submission_id
+        if not is_same_job(record, self._latest.get(submission_id)):
+            return
+        if submission_id not in self._deletions:
+            self._deletions[submission_id] = self._enqueue(submission_id, None)
+        await asyncio.shield(self._deletions[submission_id])
 
     def observe(self, record: JobRecord) -> None:
-        """Publish a record that somebody else wrote: a job of Ray's own server."""
-        self._latest[record.submission_id] = record
-        self._publish(record)
+        """Publish a record that somebody else wrote: a job of Ray's own server.
+
+        No-op while the job is being deleted.
+        """
+        if record.submission_id not in self._deletions:
+            self._latest[record.submission_id] = record
+            self._publish(record)
 
     def observe_deletion(self, submission_id: str) -> None:
-        """Publish that somebody else deleted a job. No-op if there is none."""
-        if self._latest.pop(submission_id, None) is not None:
+        """Publish that somebody else deleted a job. No-op if there is none, or we do that too."""
+        if submission_id in self._latest and submission_id not in self._deletions:
             self._forget(submission_id)
 
-    async def _enqueue(self, submission_id: str, record: JobRecord | None) -> None:
+    def _drop_new(self, submission_id: str) -> None:
+        self._latest.pop(submission_id, None)
+        self._wake()  # a repeated submission may wait for it
+
+    def _enqueue(self, submission_id: str, record: JobRecord | None) -> asyncio.Future[None]:
+        """Have a state written, None for a deletion. The future is done once it is."""
         # Of several states of one job in a batch only the last is written: they would race.
         self._queue.pop(submission_id, None)
         self._queue[submission_id] = record
         self._queued.set()
-        await asyncio.shield(self._written)
+        return self._written
 
     async def _write_loop(self) -> None:
         while True:
@@ -234,6 +261,9 @@ class Journal:
 
     def _forget(self, submission_id: str) -> None:
         self.revision += 1
+        # All at once: from here on the id is free.
+        self._deletions.pop(submission_id, None)
+        self._latest.pop(submission_id, None)
         self._records.pop(submission_id, None)
         self._encoded.pop(submission_id, None)
         self._tombstones.append((self.revision, submission_id))
@@ -247,3 +277,14 @@ class Journal:
 
     async def close(self) -> None:
         self._writer.cancel()
+
+
+def is_same_job(record: JobRecord, other: JobRecord | None) -> bool:
+    """Return whether two records are states of one job that has ended, rather than of two jobs
+    that had the id one after the other.
+    """
+    return other is not None and _identity(record) == _identity(other)
+
+
+def _identity(record: JobRecord) -> tuple[bool, str, int | None]:
+    return record.foreign, record.attempt, record.start_time

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from ray.exceptions import ActorDiedError, RayError
 
@@ -101,6 +101,13 @@ class OwnSeat:
         await self._supervisors.end(self._actor)
 
 
+class Found(NamedTuple):
+    """A supervisor of the pool that an earlier manager made."""
+
+    supervisor: Supervisor
+    attempts: list[str]
+
+
 class PooledSupervisors:
     """Makes supervisors for the pool (see `pool.Maker`), and finds those of an earlier manager."""
 
@@ -132,39 +139,39 @@ class PooledSupervisors:
         except RayError as error:
             logger.info("A supervisor of the pool is gone: %s", error)
 
-    async def take_over(self, pool: Pool, names: list[str], live: list[str]) -> dict[str, Member]:
-        """Have supervisors of an earlier manager join the pool.
+    async def find(self, names: Sequence[str], live: list[str]) -> list[Found]:
+        """Return the supervisors of an earlier manager that live; they obey this one then.
 
         Args:
             live: The attempts that have been recorded as running.
 
-        Returns:
-            The supervisor of each attempt that has one.
+        Raises what keeps it from finding all; nothing is left of the search then.
         """
-        found: dict[str, Member] = {}
 
-        async def take(name: str) -> None:
+        async def find(name: str) -> Found | None:
             actor = await self._supervisors.find_pooled(name)
             if actor is None:
-                return
+                return None
             try:
-                attempts, supervisor = await asyncio.wait_for(
-                    self._introduce(actor, live), TAKE_OVER_TIMEOUT_S
-                )
+                return await asyncio.wait_for(self._introduce(actor, live), TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
-                return
+                return None
             except (RayError, asyncio.TimeoutError) as error:
                 # Its jobs live on without it, and are adopted by others.
                 logger.warning("The supervisor %s doesn't answer; it is ended: %s", name, error)
                 await self._supervisors.end(actor)
-                return
-            member = pool.join(supervisor, len(attempts))
-            found.update(dict.fromkeys(attempts, member))
+                return None
 
-        await asyncio.gather(*(take(name) for name in names))
+        answers = await asyncio.gather(*(find(name) for name in names), return_exceptions=True)
+        found = [each for each in answers if isinstance(each, Found)]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                for each in found:
+                    each.supervisor.hang_up()
+                raise answer
         return found
 
-    async def _introduce(self, actor: Any, live: list[str]) -> tuple[list[str], Supervisor]:
-        """Become the manager of a supervisor. Returns its attempts, and itself."""
+    async def _introduce(self, actor: Any, live: list[str]) -> Found:
+        """Become the manager of a supervisor."""
         place = await patiently(functools.partial(actor.describe.remote, self._epoch, live))
-        return place["attempts"], await self._connected(actor)
+        return Found(await self._connected(actor), place["attempts"])

@@ -14,9 +14,13 @@ class MemoryStore:
         self.records: dict[str, JobRecord] = {}
         self.epoch = 0
         self.claimed = 0
+        #: So many writes fail, after so many that don't.
         self.failures = 0
+        self.successes = 0
         self.open = asyncio.Event()
         self.open.set()
+        #: Calls that wait for it to be open.
+        self.waiting = 0
         self.writes: list[tuple[list[str], list[str]]] = []
 
     async def claim_epoch(self) -> int:
@@ -47,9 +51,15 @@ class MemoryStore:
             raise Superseded
 
     async def _pass(self) -> None:
-        await self.open.wait()
+        self.waiting += 1
+        try:
+            await self.open.wait()
+        finally:
+            self.waiting -= 1
         if self.claimed > self.epoch:
             raise Superseded
-        if self.failures:
+        if self.successes:
+            self.successes -= 1
+        elif self.failures:
             self.failures -= 1
             raise ConnectionError("the KV is away")

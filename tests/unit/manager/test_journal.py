@@ -54,6 +54,20 @@ def succeed(record: JobRecord) -> JobRecord | None:
     return transitions.finished(record, status=JobStatus.SUCCEEDED, now_ms=9)
 
 
+async def delete(journal: Journal, submission_id: str) -> None:
+    record = journal.get(submission_id)
+    assert record is not None
+    await journal.delete(record)
+
+
+async def ended(journal: Journal, submission_id: str) -> JobRecord:
+    """Return a job that has been submitted and has ended."""
+    await journal.create(pending(submission_id))
+    record = await journal.update(submission_id, succeed)
+    assert record is not None
+    return record
+
+
 async def test_created_job_is_stored_then_published(journal: Journal, store: MemoryStore) -> None:
     store.open.clear()
     creating = asyncio.ensure_future(journal.create(pending("a")))
@@ -148,7 +162,7 @@ async def test_deletion_is_a_change(journal: Journal) -> None:
     await journal.create(pending("a"))
     await journal.update("a", succeed)
     before = await journal.changes(journal.epoch, 0, 1)
-    await journal.delete("a")
+    await delete(journal, "a")
     after = await journal.changes(journal.epoch, before.revision, 1)
     assert seen(after) == [("a", None)]
     assert await journal.create(pending("a")) is True
@@ -162,7 +176,7 @@ async def test_who_missed_deletions_gets_a_full_list(
         await journal.create(pending(name))
         await journal.update(name, succeed)
     for name in "ab":
-        await journal.delete(name)
+        await delete(journal, name)
     batch = await journal.changes(journal.epoch, 1, 1)
     assert batch.reset is True
     assert seen(batch) == [("c", "SUCCEEDED")]
@@ -214,3 +228,85 @@ async def test_seeded_records_keep_their_state(journal: Journal) -> None:
     old = msgspec.structs.replace(pending("a"), status=JobStatus.FAILED, message="m")
     journal.seed([old])
     assert seen(await journal.changes(journal.epoch, 0, 1)) == [("a", "FAILED")]
+
+
+async def test_deletions_of_one_job_do_not_meet_the_next_one(
+    journal: Journal, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FIRST_RETRY_S", 0.001)
+    record = await ended(journal, "a")
+    store.open.clear()
+    first = asyncio.ensure_future(journal.delete(record))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it is on its way
+    second = asyncio.ensure_future(journal.delete(record))
+    await asyncio.sleep(0)
+    assert await journal.create(pending("a")) is False  # the id is taken until it is gone
+    store.successes, store.failures = 1, 1  # what comes after the first is late
+    store.open.set()
+    await first
+    next_job = msgspec.structs.replace(pending("a"), attempt="another")
+    assert await journal.create(next_job) is True
+    await second
+    await journal.delete(record)  # one that comes late
+    await ended(journal, "b")  # whatever was queued has been written
+    assert store.records["a"] == journal.get("a") == next_job
+
+
+async def test_job_that_is_being_deleted_does_not_change(
+    journal: Journal, store: MemoryStore
+) -> None:
+    record = await ended(journal, "a")
+    store.open.clear()
+    deleting = asyncio.ensure_future(journal.delete(record))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert store.waiting == 1
+    assert journal.staying("a") is None
+    revision = journal.revision
+    other = msgspec.structs.replace(record, message="m")
+    changing = asyncio.ensure_future(journal.update("a", lambda _: other))
+    await asyncio.sleep(0)
+    journal.observe(other)
+    journal.observe_deletion("a")
+    assert journal.get("a") == record
+    assert journal.revision == revision
+    store.open.set()
+    await deleting
+    assert await changing is None
+    assert await journal.create(pending("b")) is True  # whatever was queued has been written
+    assert list(store.records) == ["b"]
+    assert journal.get("a") is None
+
+
+async def test_who_waits_for_a_new_job_learns_that_it_was_refused(
+    journal: Journal, store: MemoryStore
+) -> None:
+    store.records["a"] = pending("a")
+    store.open.clear()
+    creating = asyncio.ensure_future(journal.create(pending("a")))
+    await asyncio.sleep(0)
+    settled = asyncio.ensure_future(journal.settled("a"))
+    await asyncio.sleep(0)
+    creating.cancel()
+    await asyncio.wait([creating])
+    await asyncio.wait_for(settled, 1)
+    assert journal.get("a") is None
+
+
+async def test_state_of_a_new_job_is_not_written_before_it(
+    journal: Journal, store: MemoryStore
+) -> None:
+    store.open.clear()
+    creating = asyncio.ensure_future(journal.create(pending("a")))
+    await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(
+        journal.update("a", lambda each: transitions.stop_requested(each, 9))
+    )
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert store.waiting == 1
+    store.open.set()
+    assert await creating is True
+    await stopping
+    assert store.records["a"].status is JobStatus.STOPPED
