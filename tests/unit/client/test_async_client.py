@@ -321,6 +321,7 @@ async def test_cookies(server: JobServer) -> None:
 async def test_closed_client(server: JobServer) -> None:
     client = AsyncJobSubmissionClient(server.url)
     await client.list_jobs()
+    await client.list_jobs()
     await client.close()
     with pytest.raises(RuntimeError, match="closed"):
         await client.list_jobs()
@@ -344,6 +345,7 @@ def test_forgotten_client_closes_its_connections(server: JobServer) -> None:
     async def use() -> None:
         client = AsyncJobSubmissionClient(server.url)
         await client.list_jobs()
+        await client.list_jobs()  # the first one has no session
         del client
         gc.collect()
 

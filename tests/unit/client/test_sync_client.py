@@ -170,6 +170,7 @@ def test_in_many_threads(client: JobSubmissionClient, server: JobServer) -> None
 def test_close_ends_the_thread(server: JobServer) -> None:
     client = JobSubmissionClient(server.url)
     client.list_jobs()
+    client.list_jobs()
     assert len(threads()) == 1
     client.close()
     client.close()
@@ -182,6 +183,7 @@ def test_close_ends_the_thread(server: JobServer) -> None:
 def test_forgotten_client_ends_its_thread(server: JobServer) -> None:
     client = JobSubmissionClient(server.url)
     client.list_jobs()
+    client.list_jobs()  # the first one has no session
     del client
     gc.collect()
     assert threads() == []
@@ -217,6 +219,7 @@ def test_call_from_its_own_callback(
 
 
 def test_after_a_fork(client: JobSubmissionClient, server: JobServer) -> None:
+    client.list_jobs()
     client.submit_job(entrypoint="true", submission_id="parent")
     child = os.fork()
     if child == 0:
