@@ -1,8 +1,8 @@
 """One request over plain HTTP/1.1, on a connection of its own.
 
-For the first request of a client: importing aiohttp takes 0.1 s, many times what a submission
-takes, and a command at a shell seldom makes a second request. What isn't as simple as that
-(TLS, proxies, cookies, uploads, WebSockets) is aiohttp's.
+For the first requests of a client: importing aiohttp takes 0.1 s, many times what a submission
+takes, and a command at a shell makes few requests. What isn't as simple as that (TLS, proxies,
+cookies, uploads, WebSockets) is aiohttp's.
 """
 
 from __future__ import annotations

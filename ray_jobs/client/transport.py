@@ -37,6 +37,9 @@ READ_TIMEOUT_S = 120.0
 #: After the last byte of a package: the server puts it into the GCS before it answers.
 UPLOAD_READ_TIMEOUT_S = 600.0
 MAX_REDIRECTS = 5
+#: So many requests of a client may go without aiohttp. A command at a shell makes one or two; who
+#: makes more wants connections that are used again.
+PLAIN_REQUESTS = 3
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 
@@ -79,7 +82,7 @@ class Answer:
 
 
 class Transport:
-    """Sends requests to one job server: the first one the short way, where that will do."""
+    """Sends requests to one job server: the first ones the short way, where that will do."""
 
     def __init__(
         self,
@@ -97,7 +100,7 @@ class Transport:
         self._received_cookies: list[tuple[str, str]] = []
         self._verify = verify
         self._session: Session | None = None
-        self._first_is_sent = False
+        self._plain_left = PLAIN_REQUESTS
 
     def _opened(self) -> aiohttp.ClientSession:
         """Return the aiohttp session of the running loop."""
@@ -176,11 +179,10 @@ class Transport:
         body: object,
         read_timeout: float,
     ) -> Answer | None:
-        """Send a request without aiohttp, once; None when it takes aiohttp to do it, or to fail.
-
-        The next request opens a session, whose connections are used again.
-        """
-        if self._first_is_sent or self._session is not None or self._cookies:
+        """Send a request without aiohttp; None when it takes aiohttp to do it, or to fail."""
+        if not self._plain_left or self._session is not None:
+            return None
+        if self._cookies or self._received_cookies:
             return None
         if not isinstance(body, bytes | None) or find_proxy(self.address) is not None:
             return None
@@ -188,7 +190,7 @@ class Transport:
         headers.update(extra)
         if not plain.is_enough(url, self.address.host, headers):
             return None
-        self._first_is_sent = True
+        self._plain_left -= 1
         where = f"{method} {_without_query(url)}"
         try:
             status, received, content = await plain.exchange(

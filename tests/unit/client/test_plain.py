@@ -1,4 +1,4 @@
-"""The first request of a client, which does without aiohttp: what may be answered to it."""
+"""The first requests of a client, which do without aiohttp: what may be answered to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_jobs import errors
 from ray_jobs.client.address import parse_address
 from ray_jobs.client.async_client import AsyncJobSubmissionClient
 from ray_jobs.client.plain import host_and_port, is_enough
-from ray_jobs.client.transport import Transport
+from ray_jobs.client.transport import PLAIN_REQUESTS, Transport
 from tests.unit.client.job_server import JobServer, job
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -214,3 +214,18 @@ def test_a_submission_at_a_shell_does_not_import_aiohttp(server: JobServer) -> N
     imported = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert len(server.submissions) == 1
     assert not imported & {"aiohttp", "yarl", "urllib.request", "http.client", "rich", "yaml"}
+
+
+async def test_who_makes_many_requests_uses_connections_again(server: JobServer) -> None:
+    peers: list[object] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peers.append(request.transport.get_extra_info("peername"))
+        return web.json_response([])
+
+    server.overrides["GET", "/api/jobs/"] = handler
+    async with AsyncJobSubmissionClient(server.url) as client:
+        for _ in range(PLAIN_REQUESTS + 5):
+            await client.list_jobs()
+    assert len(set(peers)) == PLAIN_REQUESTS + 1
