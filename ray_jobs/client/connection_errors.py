@@ -1,4 +1,4 @@
-"""aiohttp's exceptions, in our words. The only place that knows them."""
+"""What a connection may raise, aiohttp's exceptions above all, in our words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from yarl import URL
 
 from ray_jobs import errors
 from ray_jobs.client.address import Address, redact
+from ray_jobs.client.plain import NotHttpError
 from ray_jobs.client.proxies import HINT
 
 Mapper = Callable[[str, BaseException, Address], errors.RayJobsError]
@@ -125,7 +126,7 @@ MAPPING: dict[str, Mapper] = {
 
 @contextmanager
 def mapped(where: str, address: Address, proxy: URL | None = None) -> Iterator[None]:
-    """Turn what aiohttp raises into our exceptions.
+    """Turn what aiohttp and `plain` raise into our exceptions.
 
     Args:
         where: The request, as in `GET http://host:8265/api/jobs/`.
@@ -145,6 +146,8 @@ def mapped(where: str, address: Address, proxy: URL | None = None) -> Iterator[N
             if mapper is not None:
                 raise mapper(where, error, address) from error
         raise
+    except NotHttpError as error:
+        raise _unexpected(where, error, address) from error
     except asyncio.TimeoutError as error:
         raise _timeout(where, error, address) from error
     except ssl.SSLError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import urllib.request
+import os
+import sys
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from yarl import URL
 
 from ray_jobs.client.address import Address, redact
 from ray_jobs.errors import InvalidAddress
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 HINT = "Check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; NO_PROXY lists hosts that need no proxy."
 
@@ -23,17 +25,22 @@ def find_proxy(address: Address) -> URL | None:
     Raises:
         InvalidAddress: it is malformed, or no HTTP proxy.
     """
+    if address.is_loopback or not _may_have_any():
+        return None
+    # Here, since it takes a while and is seldom wanted.
+    import urllib.request
+
     parts = urlsplit(address.url)
     proxies = urllib.request.getproxies()
-    if (
-        address.is_loopback
-        or any(map(urllib.request.proxy_bypass, (address.host, parts.netloc)))
-        or _in_networks(address.host, proxies.get("no", ""))
+    if any(map(urllib.request.proxy_bypass, (address.host, parts.netloc))) or _in_networks(
+        address.host, proxies.get("no", "")
     ):
         return None
     text = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
     if not text:
         return None
+    from yarl import URL
+
     if "://" not in text:
         text = f"http://{text}"
     try:
@@ -49,8 +56,15 @@ def find_proxy(address: Address) -> URL | None:
     return proxy
 
 
+def _may_have_any() -> bool:
+    """Return whether `getproxies` could find any; macOS has them in its own settings too."""
+    return sys.platform == "darwin" or any(name[-6:].lower() == "_proxy" for name in os.environ)
+
+
 def _in_networks(host: str, no_proxy: str) -> bool:
     """Return whether a host is an address in one of the networks (10.0.0.0/8) of NO_PROXY."""
+    import ipaddress
+
     for entry in no_proxy.split(","):
         with contextlib.suppress(ValueError):  # a name
             if "/" in entry and ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip()):

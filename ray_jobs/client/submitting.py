@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs import errors, models
-from ray_jobs.client.connection_errors import was_sent
 from ray_jobs.client.transport import Transport, quoted
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ async def send(
     try:
         answer = (await transport.request("POST", "/api/jobs/", json=request)).check()
     except errors.ServerUnreachable as error:
+        from ray_jobs.client.connection_errors import was_sent
+
         if not was_sent(error):
             raise
         if is_own_id and await _exists(transport, submission_id):

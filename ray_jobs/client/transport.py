@@ -1,29 +1,29 @@
-"""Requests to a job server: one aiohttp session, its headers, TLS, proxies and errors."""
+"""Requests to a job server: their headers, TLS, proxies, redirects and errors."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
-from yarl import URL
+from multidict import CIMultiDict
 
-from ray_jobs.client import responses
+from ray_jobs.client import plain, responses
 from ray_jobs.client.address import Address
 from ray_jobs.client.auth import authorization, find_token
-from ray_jobs.client.connection_errors import mapped
 from ray_jobs.client.proxies import find_proxy
 from ray_jobs.client.tls import ssl_argument
 from ray_jobs.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import ssl
+
+    import aiohttp
+
+    from ray_jobs.client.session import Session
 
 T = TypeVar("T")
 
@@ -37,12 +37,11 @@ READ_TIMEOUT_S = 120.0
 #: After the last byte of a package: the server puts it into the GCS before it answers.
 UPLOAD_READ_TIMEOUT_S = 600.0
 MAX_REDIRECTS = 5
+#: So many requests of a client may go without aiohttp. A command at a shell makes one or two; who
+#: makes more wants connections that are used again.
+PLAIN_REQUESTS = 3
 
 _REDIRECTS = {301, 302, 303, 307, 308}
-
-#: Sessions that a fork left in the child, where they must not even be closed: their sockets and
-#: selector are the parent's.
-_inherited: list[object] = []
 
 
 def quoted(segment: str) -> str:
@@ -83,7 +82,7 @@ class Answer:
 
 
 class Transport:
-    """Sends requests to one job server. Opens its session with the first of them."""
+    """Sends requests to one job server: the first ones the short way, where that will do."""
 
     def __init__(
         self,
@@ -97,34 +96,28 @@ class Transport:
         self._base = address.url
         self._headers = dict(headers)
         self._cookies = dict(cookies)
+        #: The URL and the Set-Cookie of what was answered before there was a session.
+        self._received_cookies: list[tuple[str, str]] = []
         self._verify = verify
-        self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
-        self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._session: Session | None = None
+        self._plain_left = PLAIN_REQUESTS
 
     def _opened(self) -> aiohttp.ClientSession:
-        """Return the session of the running loop, opening one when there is none."""
-        loop = asyncio.get_running_loop()
-        if self._session is not None and (self._pid != os.getpid() or self._loop is not loop):
-            # After a fork, or in a second asyncio.run().
-            self._abandon()
+        """Return the aiohttp session of the running loop."""
         if self._session is None:
-            headers = authorization(self._headers, self.address.basic_auth, find_token())
-            headers.setdefault("User-Agent", "ray-jobs")
-            session = aiohttp.ClientSession(
-                headers=headers,
-                # Sent to a server at a bare IP too. No netrc: a login found there would take the
-                # place of Ray's token.
-                cookies=self._cookies,
-                cookie_jar=aiohttp.CookieJar(unsafe=True, quote_cookie=False),
-                connector=aiohttp.TCPConnector(ssl=self._tls(), limit=100),
-            )
-            guard = _guard(session)
-            _step(guard.__anext__)
-            self._session, self._loop, self._pid = session, loop, os.getpid()
-            self._finalizer = weakref.finalize(self, _abandon, session, guard, loop, self._pid)
-        return self._session
+            from ray_jobs.client.session import Session
+
+            self._session = Session()
+        return self._session.get(
+            self._all_headers, self._cookies, self._received_cookies, self._tls
+        )
+
+    def _all_headers(self) -> dict[str, str]:
+        """Return the headers that go with every request."""
+        headers = authorization(self._headers, self.address.basic_auth, find_token())
+        if not any(name.lower() == "user-agent" for name in headers):
+            headers["User-Agent"] = "ray-jobs"
+        return headers
 
     def _tls(self) -> ssl.SSLContext | bool:
         """Return how certificates are verified; those of CAs take a while to load."""
@@ -132,24 +125,14 @@ class Transport:
         wanted = self._base.startswith("https:") or (proxy is not None and proxy.scheme == "https")
         return ssl_argument(self._verify) if wanted else True
 
-    def _abandon(self) -> None:
-        """Leave the session without waiting for it."""
-        if self._finalizer is not None:
-            self._finalizer()
-        self._session = self._loop = self._finalizer = None
-
     async def close(self) -> None:
         """Close the session. No-op when there is none."""
-        session = self._session
-        if session is None:
-            return
-        if self._pid == os.getpid() and self._loop is asyncio.get_running_loop():
-            await session.close()
-        self._abandon()
+        if self._session is not None:
+            await self._session.close()
 
-    def url(self, path: str, query: str = "") -> URL:
+    def url(self, path: str, query: str = "") -> str:
         """Return the URL of an encoded path of the API."""
-        return URL(f"{self._base}{path}" + (f"?{query}" if query else ""), encoded=True)
+        return f"{self._base}{path}" + (f"?{query}" if query else "")
 
     async def request(
         self,
@@ -173,43 +156,84 @@ class Transport:
             RayJobsError: no answer came: see `connection_errors`.
         """
         url = self.url(path, query)
-        proxy = find_proxy(self.address)
         extra = dict(headers or {})
         body: Any = data
         if json is not None:
             body = msgspec.json.encode(json)
             extra["Content-Type"] = "application/json"
         for _ in range(MAX_REDIRECTS + 1):
-            where = f"{method} {url.with_query(None)}"
-            with mapped(where, self.address, proxy):
-                async with self._opened().request(
-                    method,
-                    url,
-                    data=body,
-                    headers=extra,
-                    allow_redirects=False,
-                    proxy=proxy,
-                    timeout=aiohttp.ClientTimeout(
-                        total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout
-                    ),
-                ) as response:
-                    answer = Answer(response.status, response.headers, await response.read(), where)
-            target = self._redirect(method, url, answer)
+            answer = await self._plainly(
+                method, url, extra, body, read_timeout
+            ) or await self._by_session(method, url, extra, body, read_timeout)
+            target = _redirect(method, url, answer)
             if target is None:
                 return answer
             url = target
         return answer
 
-    def _redirect(self, method: str, url: URL, answer: Answer) -> URL | None:
-        """Return where to go on; credentials stay on the server for which they are meant."""
-        location = answer.headers.get("Location")
-        if method != "GET" or answer.status not in _REDIRECTS or not location:
+    async def _plainly(
+        self,
+        method: str,
+        url: str,
+        extra: Mapping[str, str],
+        body: object,
+        read_timeout: float,
+    ) -> Answer | None:
+        """Send a request without aiohttp; None when it takes aiohttp to do it, or to fail."""
+        if not self._plain_left or self._session is not None:
             return None
+        if self._cookies or self._received_cookies:
+            return None
+        if not isinstance(body, bytes | None) or find_proxy(self.address) is not None:
+            return None
+        headers = CIMultiDict(self._all_headers())
+        headers.update(extra)
+        if not plain.is_enough(url, self.address.host, headers):
+            return None
+        self._plain_left -= 1
+        where = f"{method} {_without_query(url)}"
         try:
-            target = url.join(URL(location, encoded=True))
-        except ValueError:
+            status, received, content = await plain.exchange(
+                method,
+                url,
+                headers,
+                body,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=read_timeout,
+            )
+        except plain.NotConnectedError:
             return None
-        return target if target.absolute and target.origin() == url.origin() else None
+        except (OSError, asyncio.TimeoutError, plain.NotHttpError):
+            from ray_jobs.client.connection_errors import mapped
+
+            with mapped(where, self.address):
+                raise
+        self._received_cookies += [(url, line) for line in received.getall("Set-Cookie", [])]
+        return Answer(status, received, content, where)
+
+    async def _by_session(
+        self, method: str, url: str, extra: Mapping[str, str], body: Any, read_timeout: float
+    ) -> Answer:
+        import aiohttp
+        from yarl import URL
+
+        from ray_jobs.client.connection_errors import mapped
+
+        where = f"{method} {_without_query(url)}"
+        proxy = find_proxy(self.address)
+        with mapped(where, self.address, proxy):
+            async with self._opened().request(
+                method,
+                URL(url, encoded=True),
+                data=body,
+                headers=extra,
+                allow_redirects=False,
+                proxy=proxy,
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout
+                ),
+            ) as response:
+                return Answer(response.status, response.headers, await response.read(), where)
 
     async def websocket(self, path: str, query: str = "") -> WebSocket:
         """Open a WebSocket.
@@ -217,8 +241,13 @@ class Transport:
         Raises:
             RayJobsError: the server refused it, or doesn't answer.
         """
-        url = self.url(path, query)
-        where = f"GET {url.with_query(None)}"
+        import aiohttp
+        from yarl import URL
+
+        from ray_jobs.client.connection_errors import mapped
+
+        url = URL(self.url(path, query), encoded=True)
+        where = f"GET {self.url(path)}"
         proxy = find_proxy(self.address)
         with mapped(where, self.address, proxy):
             try:
@@ -237,46 +266,20 @@ class Transport:
         raise responses.error_of(answer.status, answer.headers, answer.body, answer.where)
 
 
-async def _guard(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
-    """Close a session at the end of its loop: asyncio.run() closes what generators it finds."""
-    try:
-        yield
-    finally:
-        await session.close()
+def _without_query(url: str) -> str:
+    return url.partition("?")[0]
 
 
-def _abandon(
-    session: aiohttp.ClientSession,
-    guard: AsyncGenerator[None, None],
-    loop: asyncio.AbstractEventLoop,
-    pid: int,
-) -> None:
-    """Close a session that nobody waits for, from any thread, whether its loop runs or not."""
-
-    def close() -> None:
-        _step(session.close)
-        _step(guard.aclose)
-
-    if pid != os.getpid():
-        _inherited.append((session, guard))
-    elif loop.is_running() and loop is not _running_loop():
-        loop.call_soon_threadsafe(close)
-    else:
-        close()
-
-
-def _step(begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine up to where it would wait: by then aiohttp has closed its sockets."""
-    coroutine = begin()
-    try:
-        coroutine.send(None)
-    except (StopIteration, StopAsyncIteration, RuntimeError):
-        return  # done; or its loop is closed, and no socket can be closed in order any more
-    coroutine.close()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
+def _redirect(method: str, url: str, answer: Answer) -> str | None:
+    """Return where to go on; credentials stay on the server for which they are meant."""
+    location = answer.headers.get("Location")
+    if method != "GET" or answer.status not in _REDIRECTS or not location:
         return None
+    from yarl import URL
+
+    try:
+        target = URL(url, encoded=True).join(URL(location, encoded=True))
+    except ValueError:
+        return None
+    same = target.absolute and target.origin() == URL(url, encoded=True).origin()
+    return str(target) if same else None

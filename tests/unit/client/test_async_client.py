@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ray_jobs import errors
 from ray_jobs.client.async_client import AsyncJobSubmissionClient
+from ray_jobs.client.transport import PLAIN_REQUESTS
 from ray_jobs.models import JobDetails, JobInfo, JobStatus
 from tests.unit.client.job_server import JobServer, job
 
@@ -320,7 +321,8 @@ async def test_cookies(server: JobServer) -> None:
 
 async def test_closed_client(server: JobServer) -> None:
     client = AsyncJobSubmissionClient(server.url)
-    await client.list_jobs()
+    for _ in range(PLAIN_REQUESTS + 1):
+        await client.list_jobs()
     await client.close()
     with pytest.raises(RuntimeError, match="closed"):
         await client.list_jobs()
@@ -335,15 +337,16 @@ def test_one_client_in_several_loops(server: JobServer) -> None:
     async def close() -> None:
         await client.close()
 
-    asyncio.run(use())
-    asyncio.run(use())
+    for _ in range(PLAIN_REQUESTS):
+        asyncio.run(use())
     asyncio.run(close())
 
 
 def test_forgotten_client_closes_its_connections(server: JobServer) -> None:
     async def use() -> None:
         client = AsyncJobSubmissionClient(server.url)
-        await client.list_jobs()
+        for _ in range(PLAIN_REQUESTS + 1):
+            await client.list_jobs()
         del client
         gc.collect()
 

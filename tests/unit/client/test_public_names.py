@@ -46,6 +46,6 @@ def test_importing_costs_nearly_nothing() -> None:
 
 
 def test_ray_is_never_imported() -> None:
-    names = "transport upload runtime_env tailing waiting listing submitting"
+    names = "transport plain session upload runtime_env tailing waiting listing submitting"
     statement = "from ray_jobs.client import " + ", ".join(names.split())
     assert "ray" not in imported_by(statement)

@@ -15,6 +15,7 @@ from aiohttp import web
 from ray_jobs import errors
 from ray_jobs.client.async_client import AsyncJobSubmissionClient
 from ray_jobs.client.sync_client import JobSubmissionClient
+from ray_jobs.client.transport import PLAIN_REQUESTS
 from ray_jobs.client.types import Progress
 from ray_jobs.models import JobStatus
 from tests.unit.client.job_server import JobServer, job
@@ -169,7 +170,8 @@ def test_in_many_threads(client: JobSubmissionClient, server: JobServer) -> None
 
 def test_close_ends_the_thread(server: JobServer) -> None:
     client = JobSubmissionClient(server.url)
-    client.list_jobs()
+    for _ in range(PLAIN_REQUESTS + 1):
+        client.list_jobs()
     assert len(threads()) == 1
     client.close()
     client.close()
@@ -181,7 +183,8 @@ def test_close_ends_the_thread(server: JobServer) -> None:
 
 def test_forgotten_client_ends_its_thread(server: JobServer) -> None:
     client = JobSubmissionClient(server.url)
-    client.list_jobs()
+    for _ in range(PLAIN_REQUESTS + 1):
+        client.list_jobs()
     del client
     gc.collect()
     assert threads() == []
@@ -217,6 +220,8 @@ def test_call_from_its_own_callback(
 
 
 def test_after_a_fork(client: JobSubmissionClient, server: JobServer) -> None:
+    for _ in range(PLAIN_REQUESTS):
+        client.list_jobs()
     client.submit_job(entrypoint="true", submission_id="parent")
     child = os.fork()
     if child == 0:

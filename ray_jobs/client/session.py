@@ -1,0 +1,127 @@
+"""The aiohttp session of a client: opened in the loop that needs it, closed with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from yarl import URL
+
+if TYPE_CHECKING:
+    import ssl
+
+#: Sessions that a fork left in the child, where they must not even be closed: their sockets and
+#: selector are the parent's.
+_inherited: list[object] = []
+
+
+class Session:
+    """Holds the session of the running loop, and opens one when there is none."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+
+    def get(
+        self,
+        headers: Callable[[], Mapping[str, str]],
+        cookies: Mapping[str, str],
+        received: Sequence[tuple[str, str]],
+        tls: Callable[[], ssl.SSLContext | bool],
+    ) -> aiohttp.ClientSession:
+        """Return the session of the running loop.
+
+        Args:
+            headers: Returns those to send with every request. Only called to open one, as `tls`.
+            cookies: To send with every request.
+            received: The URL and the Set-Cookie of answers that came before it was opened.
+            tls: Returns how certificates are verified.
+        """
+        loop = asyncio.get_running_loop()
+        if self._session is not None and (self._pid != os.getpid() or self._loop is not loop):
+            # After a fork, or in a second asyncio.run().
+            self._abandon()
+        if self._session is None:
+            # Sent to a server at a bare IP too. No netrc: a login found there would take the
+            # place of Ray's token.
+            jar = aiohttp.CookieJar(unsafe=True, quote_cookie=False)
+            session = aiohttp.ClientSession(
+                headers=headers(),
+                cookies=cookies,
+                cookie_jar=jar,
+                connector=aiohttp.TCPConnector(ssl=tls(), limit=100),
+            )
+            for url, line in received:
+                jar.update_cookies(SimpleCookie(line), URL(url, encoded=True))
+            guard = _guard(session)
+            _step(guard.__anext__)
+            self._session, self._loop, self._pid = session, loop, os.getpid()
+            self._finalizer = weakref.finalize(self, _abandon, session, guard, loop, self._pid)
+        return self._session
+
+    def _abandon(self) -> None:
+        """Leave the session without waiting for it."""
+        if self._finalizer is not None:
+            self._finalizer()
+        self._session = self._loop = self._finalizer = None
+
+    async def close(self) -> None:
+        """Close the session. No-op when there is none."""
+        session = self._session
+        if session is None:
+            return
+        if self._pid == os.getpid() and self._loop is asyncio.get_running_loop():
+            await session.close()
+        self._abandon()
+
+
+async def _guard(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Close a session at the end of its loop: asyncio.run() closes what generators it finds."""
+    try:
+        yield
+    finally:
+        await session.close()
+
+
+def _abandon(
+    session: aiohttp.ClientSession,
+    guard: AsyncGenerator[None, None],
+    loop: asyncio.AbstractEventLoop,
+    pid: int,
+) -> None:
+    """Close a session that nobody waits for, from any thread, whether its loop runs or not."""
+
+    def close() -> None:
+        _step(session.close)
+        _step(guard.aclose)
+
+    if pid != os.getpid():
+        _inherited.append((session, guard))
+    elif loop.is_running() and loop is not _running_loop():
+        loop.call_soon_threadsafe(close)
+    else:
+        close()
+
+
+def _step(begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine up to where it would wait: by then aiohttp has closed its sockets."""
+    coroutine = begin()
+    try:
+        coroutine.send(None)
+    except (StopIteration, StopAsyncIteration, RuntimeError):
+        return  # done; or its loop is closed, and no socket can be closed in order any more
+    coroutine.close()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
