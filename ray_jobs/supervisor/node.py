@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -34,6 +35,8 @@ ATTEMPT_ENV_VAR = "RAY_JOBS_ATTEMPT"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
 DEFAULT_STOP_WAIT_S = 3
 MAX_STOP_WAIT_S = 10 * 365 * 24 * 3600
+#: A killed process may be held up in the kernel, by a dead network disk.
+DEATH_TIMEOUT_S = 5.0
 ZYGOTE_START_TIMEOUT_S = 20.0
 ZYGOTE_RETRY_S = 0.02
 #: What the interpreter of the zygote needs of this environment, which may be a job's own.
@@ -235,7 +238,7 @@ def read_status(directory: str) -> dict[str, Any]:
 
 
 def kill_marked(attempt: str) -> None:
-    """Kill every process of an attempt whose keeper is gone. Blocking.
+    """Kill every process of an attempt whose keeper is gone. Returns once they are. Blocking.
 
     Stopped first, until a look finds nothing new: what forks for ever would outrun the killing.
     """
@@ -250,6 +253,23 @@ def kill_marked(attempt: str) -> None:
         found |= new
     for pid in found:
         send_signal(pid, signal.SIGKILL)
+    deadline = time.monotonic() + DEATH_TIMEOUT_S
+    for pid in found:
+        wait_for_end(pid, deadline - time.monotonic())
+
+
+def wait_for_end(pid: int, timeout_s: float) -> None:
+    """Wait until a process that isn't a child has ended. Blocking."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # it is gone, or the kernel can't tell
+        return
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        poller.poll(max(0.0, timeout_s) * 1000)
+    finally:
+        os.close(fd)
 
 
 def processes_with(variable: bytes) -> list[int]:

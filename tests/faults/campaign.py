@@ -18,6 +18,7 @@ from tests.faults.workload import Verdict, Workload
 KINDS = ("quick",) * 4 + ("short",) * 4 + ("held",) * 2 + ("stopped",) * 3 + ("family", "queued")
 SUBMISSIONS_A_SECOND = 6.0
 PROBE_S = 0.02
+ABORT_TIMEOUT_S = 20.0
 SEED_ENV_VAR = "RAY_JOBS_FAULT_SEED"
 #: `make test` shows that it holds, `make test-long` that it holds at rare moments too.
 TIMES_ENV_VAR = "RAY_JOBS_FAULT_TIMES"
@@ -124,6 +125,10 @@ async def campaign(
         background[0].cancel()
         await workload.finish()
         verdict = await workload.verdict()
+    except BaseException:
+        background[0].cancel()
+        await asyncio.wait_for(workload.abort(), ABORT_TIMEOUT_S)
+        raise
     finally:
         for task in background:
             task.cancel()

@@ -56,6 +56,14 @@ def send(pid: int, signum: signal.Signals = signal.SIGKILL) -> None:
         os.kill(pid, signum)
 
 
+def runs(pid: int) -> bool:
+    """Return whether a process is there, and not only its exit status for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def named(name: str) -> list[int]:
     """Return the pids of processes by what `ps` calls them: our zygote and keepers."""
     found = []

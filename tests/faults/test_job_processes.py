@@ -14,7 +14,7 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.campaign import Campaign, campaign, times
-from tests.faults.processes import parent_of, send
+from tests.faults.processes import parent_of, runs, send
 from tests.faults.workload import KILLED_CODE, Stake
 
 KINDS = ("held", "held", "quick", "short", "family", "stopped")
@@ -59,7 +59,7 @@ async def test_keeper_killed(cluster: Cluster, tmp_path: Path) -> None:
         began = time.monotonic()
         await until_failed(run, stake, "keeper")
         run.note(time.monotonic() - began)
-        assert not Path(f"/proc/{pid}").exists()
+        assert not runs(pid)
 
     async with campaign("a keeper killed", cluster.address, tmp_path, kinds=KINDS) as run:
         await run.inject(kill_keeper, times(8), PAUSE_S)

@@ -26,7 +26,7 @@ STOPPED_SCRIPTS = {
     "stopped": "sleep 1000",
     "deaf": "trap '' TERM; while :; do sleep 0.1; done",
     "forking": "trap '' TERM; f() { (trap '' TERM; sleep 0.05; f) & }; f; f; sleep 1000",
-    "daemons": "trap '' TERM; setsid sh -c 'trap \"\" TERM; (setsid sleep 999 &); sleep 999' & wait",
+    "daemons": "trap '' TERM; (setsid sh -c '(setsid sleep 999 &); sleep 999' &); sleep 999",
 }
 
 
@@ -211,6 +211,12 @@ class Workload:
     def _starts(self, stake: Stake) -> int:
         path = self._folder / stake.submission_id
         return path.stat().st_size if path.exists() else 0
+
+    async def abort(self) -> None:
+        """Leave nothing behind, whatever went wrong."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(self.stop(each) for each in self.jobs if each.acknowledged))
 
     async def close(self) -> None:
         for task in self._tasks:
