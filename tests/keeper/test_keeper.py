@@ -85,6 +85,7 @@ def test_one_attempt_is_started_once(node: Node) -> None:
     assert started["state"] == "running"
     _, again = node.spawn("echo twice", attempt="one")
     assert again["state"] == "exists"
+    wait_for_line(node.log, "once")
     first.send(**STOP)
     first.read()
     assert node.log.read_text() == "once\n"
