@@ -113,10 +113,8 @@ def _answer(
 ) -> aiohttp.web.Response:
     if isinstance(error, errors.RayJobsError) and error.http_status != 500:
         headers = {}
-        if isinstance(error, errors.ServerNotReady):
+        if isinstance(error, errors.ServerNotReady | errors.TooManyRequests):
             headers["Retry-After"] = str(error.retry_after_s)
-        elif isinstance(error, errors.TooManyRequests):
-            headers["Retry-After"] = "1"
         return respond(error.http_status, error.code, error.message, headers)
     if isinstance(error, aiohttp.web.HTTPException):
         code = _CODES_BY_STATUS.get(error.status, f"http_{error.status}")
