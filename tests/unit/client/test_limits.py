@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.unit.client.job_server import Handler, JobServer, job
 
 
 @pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Record how long is waited between attempts, and don't wait."""
     slept: list[float] = []
     sleep = asyncio.sleep
@@ -24,7 +23,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         slept.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(retry.asyncio, "sleep", nap)
+    monkeypatch.setattr(asyncio, "sleep", nap)
     return slept
 
 
