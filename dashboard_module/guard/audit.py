@@ -61,8 +61,9 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 def times(seconds: float) -> tuple[str, int]:
     """Return a time since epoch in ISO 8601 and in ms."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), int(seconds * 1000)
+    time_ms = round(seconds * 1000)
+    moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), time_ms
 
 
 @contextlib.contextmanager
