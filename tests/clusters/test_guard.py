@@ -26,6 +26,8 @@ from .chromium import ATTACKER, page_text, running_attacker
 ENV_VALUE, URL_PASSWORD = "s3cretvalue", "hunter22word"
 #: In an entrypoint, which the job's own log begins with.
 IN_COMMAND = "swordfish99"
+#: Of Ray's own logs those in which it names environments in full.
+RAYS_OWN_LOGS = ("runtime_env_", "raylet.", "python-core-")
 READS = ("list", "job", "log", "tail", "own tail")
 
 
@@ -194,7 +196,6 @@ def test_audit(cluster: Cluster, address: str) -> None:
 
 
 def test_servers_logs_hold_no_secret(cluster: Cluster, address: str) -> None:
-    """Ray's own log of the environments that it builds aside: it names them in full."""
     env: dict[str, Any] = {"env_vars": {"KEY": ENV_VALUE}}
     private = {**env, "working_dir": f"https://alice:{URL_PASSWORD}@127.0.0.1:1/{id(env)}.zip"}
     with JobSubmissionClient(address) as client:
@@ -213,7 +214,7 @@ def test_servers_logs_hold_no_secret(cluster: Cluster, address: str) -> None:
     assert answer.status_code == 400
     assert "https://<redacted>@host/a.tar" in answer.text
     for path in cluster.logs_dir.rglob("*"):
-        if path.is_file() and not path.name.startswith("runtime_env_"):
+        if path.is_file() and not path.name.startswith(RAYS_OWN_LOGS):
             text = path.read_text(errors="replace")
             assert ENV_VALUE not in text, path
             assert URL_PASSWORD not in text, path
