@@ -67,6 +67,8 @@ def job_id(cluster: Cluster) -> Iterator[str]:
 
 def audit(cluster: Cluster, server: str) -> list[dict[str, Any]]:
     path = cluster.logs_dir / f"ray-jobs-audit-{server}.jsonl"
+    if not path.exists():  # nothing has been written yet
+        return []
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
