@@ -15,6 +15,7 @@ setup(
         "ray_jobs.manager",
         "ray_jobs.supervisor",
         "ray_jobs.dashboard_module",
+        "ray_jobs.dashboard_module.guard",
         "ray_jobs.dashboard_module.routes",
     ],
     package_dir={

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import secrets
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import aiohttp.web
 import msgspec
 
 from ray_jobs import errors
+from ray_jobs.scrubbing import scrubbed
 
 if TYPE_CHECKING:
     from .face import Face
@@ -113,11 +115,9 @@ def _answer(
 ) -> aiohttp.web.Response:
     if isinstance(error, errors.RayJobsError) and error.http_status != 500:
         headers = {}
-        if isinstance(error, errors.ServerNotReady):
+        if isinstance(error, errors.ServerNotReady | errors.TooManyRequests):
             headers["Retry-After"] = str(error.retry_after_s)
-        elif isinstance(error, errors.TooManyRequests):
-            headers["Retry-After"] = "1"
-        return respond(error.http_status, error.code, error.message, headers)
+        return respond(error.http_status, error.code, scrubbed(error.message), headers)
     if isinstance(error, aiohttp.web.HTTPException):
         code = _CODES_BY_STATUS.get(error.status, f"http_{error.status}")
         return respond(error.status, code, error.text or error.reason, {})
@@ -126,8 +126,9 @@ def _answer(
     if isinstance(error, ConnectionError) and _is_gone(request):
         return respond(400, errors.InvalidRequest.code, "The client has gone away.", {})
     incident = secrets.token_hex(4)
+    said = scrubbed("".join(traceback.format_exception(error)))
     logger.error(
-        "Incident %s: %s %s failed.", incident, request.method, request.path, exc_info=error
+        "Incident %s: %s %s failed.\n%s", incident, request.method, request.rel_url.raw_path, said
     )
     return respond(
         500,

@@ -21,6 +21,9 @@ from ray_jobs.records import ManagerReply, decode_reply, log_name
 
 from .driver_follower import DriverFollower
 from .follower import Follower
+from .guard.audit import note_job
+from .guard.limits import Gauge
+from .guard.settings import DEFAULT_MAX_SUBMISSION_BYTES
 from .jobs import DriverJob, Job, Key, SubmissionJob
 from .ports import DriverPort, LogPort, ManagerPort, PackagePort, StorePort
 
@@ -47,8 +50,11 @@ class FaceConfig(msgspec.Struct, kw_only=True, frozen=True):
     ray_version: str
     ray_commit: str
     server_version: str  #: The version of ray-jobs.
-    #: Whether the values of `env_vars` are kept from who sent this request.
+    #: Whether secrets are kept from who sent this request.
     redact: Callable[[aiohttp.web.Request], bool]
+    max_submission_bytes: int = DEFAULT_MAX_SUBMISSION_BYTES
+    #: Jobs that may be PENDING before a submission is refused; 0 for any number.
+    max_queued_jobs: int = 0
 
 
 class Face:
@@ -76,6 +82,8 @@ class Face:
         self._drivers = DriverFollower(drivers, self._on_drivers)
         self._follower = Follower(manager, store, self._drivers.table.driver_of)
         self._tails: set[asyncio.Task[None]] = set()
+        #: Submissions on their way, and with the jobs in the queue their limit.
+        self._submitting = Gauge(config.max_queued_jobs, "jobs in the queue")
 
     async def start(self) -> None:
         """Begin to serve. No work is done before the first request."""
@@ -223,12 +231,20 @@ class Face:
     # --- changing ---------------------------------------------------------------------------
 
     async def submit(self, request: SubmitRequest) -> str:
-        """Submit a job, and return its id. Raises what the manager refuses it with."""
+        """Submit a job, and return its id.
+
+        Raises `TooManyRequests` when the queue is full, and what the manager refuses it with.
+        """
         submission_id = request.submission_id or request.job_id or generated_id()
+        note_job(submission_id)
         # With the id and the key in it, the request may be repeated: it is one submission.
         request = msgspec.structs.replace(request, submission_id=submission_id, job_id=None)
         request_json, request_key = msgspec.json.encode(request), secrets.token_hex(16)
-        await self._call(lambda: self._manager.submit(request_json, request_key))
+        self._submitting.take(others=self._follower.replica.index.count(JobStatus.PENDING))
+        try:
+            await self._call(lambda: self._manager.submit(request_json, request_key))
+        finally:
+            self._submitting.give_back()
         return submission_id
 
     async def stop(self, job_id: str) -> bool:

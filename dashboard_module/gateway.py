@@ -10,7 +10,9 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import aiohttp.web
 import ray
@@ -19,12 +21,15 @@ from ray_jobs import _ray
 from ray_jobs.errors import RayJobsError, ServerUnreachable
 
 from .face import Face
-from .hosting import face_config
+from .guard import Guard
+from .guard.audit import Notes
+from .guard.clients import authorization
+from .guard.guard import INVALID_TOKEN
+from .hosting import face_config, make_guard, packages
 from .manager_link import RayManager
 from .ray_logs import RayLogs
-from .ray_ports import RayDrivers, RayPackages, RayStore
-from .redaction import is_browser_request
-from .routes import ROUTES, Route
+from .ray_ports import RayDrivers, RayStore
+from .routes import ROUTES
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +39,6 @@ MAX_BODY_BYTES = 100 * 1024 * 1024
 NODE_CHECK_S = 1.0
 PROBE_TIMEOUT_S = 5.0
 PUBLIC_PATHS = frozenset({"/", "/api/healthz"})
-#: Web pages may read; what changes state is not for browsers, as in Ray's dashboard.
-BROWSER_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Handler = Callable[[aiohttp.web.Request], Awaitable[aiohttp.web.StreamResponse]]
 
@@ -54,8 +57,14 @@ def serve(
     insecure: bool = False,
     tls_cert: str | None = None,
     tls_key: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    redact_always: bool = False,
 ) -> None:
     """Serve the jobs API of the cluster at `address` until SIGTERM or SIGINT. Blocking.
+
+    Args:
+        allowed_hosts: Names in `Host` that are taken beside this machine's own.
+        redact_always: Keep secrets from everyone, not from browsers only.
 
     Raises `RayJobsError` when there is no cluster, this isn't its head node, the port is taken, or
     the address is open to others while no token is demanded (unless `insecure`).
@@ -80,7 +89,15 @@ def serve(
             hint="Start the cluster with RAY_AUTH_MODE=token, listen on 127.0.0.1, or say"
             " --insecure if something else guards the port.",
         )
-    asyncio.run(_serve(host, port, tls_context(tls_cert, tls_key)))
+    guard = make_guard(
+        "gateway",
+        log_dir=_ray.logs_dir(),
+        listening=host,
+        checks_host=True,
+        allowed_hosts=allowed_hosts,
+        redact_always=redact_always,
+    )
+    asyncio.run(_serve(guard, host, port, tls_context(tls_cert, tls_key)))
 
 
 def gcs_address(address: str) -> str:
@@ -104,9 +121,9 @@ def probe(address: str) -> None:
             pass
 
 
-async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
-    face = make_face()
-    runner = aiohttp.web.AppRunner(make_app(face), access_log=None, shutdown_timeout=2.0)
+async def _serve(guard: Guard, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    face = make_face(guard)
+    runner = aiohttp.web.AppRunner(make_app(face, guard), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     site = aiohttp.web.TCPSite(runner, host, port, ssl_context=tls)
     try:
@@ -124,6 +141,7 @@ async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     finally:
         await face.close()
         await runner.cleanup()
+        await guard.close()
 
 
 async def until_told_to_end() -> None:
@@ -142,12 +160,13 @@ async def until_told_to_end() -> None:
                 return
 
 
-def make_face() -> Face:
+def make_face(guard: Guard) -> Face:
     """Return the face of the cluster to which this process is connected."""
     gcs_address = ray.get_runtime_context().gcs_address
     kv = _ray.Kv()
     return Face(
         config=face_config(
+            guard.settings,
             log_dir=_ray.logs_dir(),
             session_name=_ray.session_name(),
             ray_version=ray.__version__,
@@ -156,28 +175,24 @@ def make_face() -> Face:
         manager=RayManager(connect=lambda: None, beside_ray=True),
         store=RayStore(kv),
         drivers=RayDrivers(None, gcs_address),
-        packages=RayPackages(kv, gcs_address),
+        packages=packages(guard.settings, kv, gcs_address),
         logs=RayLogs(kv),
     )
 
 
-def make_app(face: Face) -> aiohttp.web.Application:
+def make_app(face: Face, guard: Guard) -> aiohttp.web.Application:
     """Return the gateway's application: the same routes as the plugin's, guarded as Ray's are."""
-    app = aiohttp.web.Application(
-        client_max_size=MAX_BODY_BYTES, middlewares=[check_token, refuse_browser_writes]
-    )
+    app = aiohttp.web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[token_check(guard)])
     app.router.add_get("/api/healthz", healthz)
     app.router.add_get("/", index)
     app.add_routes(
         # So that HEAD is taken where GET is, as in Ray's dashboard.
-        aiohttp.web.RouteDef(route.method, route.path, bound(route, face), {})
+        aiohttp.web.RouteDef(
+            route.method, route.path, functools.partial(guard.guarded(route), face), {}
+        )
         for route in ROUTES
     )
     return app
-
-
-def bound(route: Route, face: Face) -> Handler:
-    return functools.partial(route.handler, face)
 
 
 async def healthz(_: aiohttp.web.Request) -> aiohttp.web.Response:
@@ -188,34 +203,29 @@ async def index(_: aiohttp.web.Request) -> aiohttp.web.Response:
     return aiohttp.web.Response(text="ray-jobs gateway: the jobs API is under /api/jobs/\n")
 
 
-@aiohttp.web.middleware
-async def check_token(request: aiohttp.web.Request, handler: Handler) -> aiohttp.web.StreamResponse:
-    """Demand Ray's token where the cluster does: in the headers and the cookie that Ray takes."""
-    if request.path in PUBLIC_PATHS or not _ray.is_token_auth_enabled():
-        return await handler(request)
-    authorization = request.headers.get("Authorization") or request.headers.get(
-        "X-Ray-Authorization"
-    )
-    cookie = request.cookies.get("ray-authentication-token")
-    if not authorization and cookie:
-        authorization = f"Bearer {cookie}"
-    if not authorization:
-        return aiohttp.web.Response(status=401, text="Unauthorized: Missing authentication token")
-    if not _ray.is_valid_token_header(authorization):
-        return aiohttp.web.Response(status=403, text="Forbidden: Invalid authentication token")
-    return await handler(request)
+def token_check(guard: Guard) -> Any:
+    """Return a middleware that demands Ray's token where the cluster does.
 
+    It is taken from the headers and the cookie from which Ray takes it, and compared by Ray, in
+    constant time.
+    """
 
-@aiohttp.web.middleware
-async def refuse_browser_writes(
-    request: aiohttp.web.Request, handler: Handler
-) -> aiohttp.web.StreamResponse:
-    """Refuse state changes that a web page could make, as Ray's dashboard does."""
-    if request.method not in BROWSER_METHODS and is_browser_request(request):
-        return aiohttp.web.Response(
-            status=405, text=f"'{request.method}' method not allowed for browser traffic."
-        )
-    return await handler(request)
+    @aiohttp.web.middleware
+    async def check(request: aiohttp.web.Request, handler: Handler) -> aiohttp.web.StreamResponse:
+        if request.path in PUBLIC_PATHS or not _ray.is_token_auth_enabled():
+            return await handler(request)
+        begun = time.time()
+        found = authorization(request)
+        if found and _ray.is_valid_token_header(found):
+            return await handler(request)
+        status, text = 403, "Forbidden: Invalid authentication token"
+        if not found:
+            status, text = 401, "Unauthorized: Missing authentication token"
+        reason = INVALID_TOKEN if found else "no_token"
+        guard.tell(request, "authenticate", begun, status, Notes(reason=reason))
+        return aiohttp.web.Response(status=status, text=text)
+
+    return check
 
 
 def is_loopback(host: str) -> bool:

@@ -18,10 +18,10 @@ from ray.dashboard.utils import DashboardHeadModule
 from ray_jobs import _ray
 
 from .face import Face
-from .hosting import face_config
+from .hosting import face_config, make_guard, packages
 from .manager_link import RayManager
 from .ray_logs import RayLogs
-from .ray_ports import RayDrivers, RayPackages, RayStore
+from .ray_ports import RayDrivers, RayStore
 from .routes import ROUTES, Route
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._face: Face | None = None
         try:
+            # Its port is that of Ray's own pages as well: the names in `Host` aren't looked at
+            # unless they are listed.
+            self._guard = make_guard("dashboard", log_dir=self.log_dir)
             self._face = self._make_face()
             self._register()
         except Exception:
@@ -58,6 +61,7 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
         kv = _ray.Kv(gcs_client)
         return Face(
             config=face_config(
+                self._guard.settings,
                 log_dir=self.log_dir,
                 session_name=self.session_name,
                 ray_version=ray.__version__,
@@ -68,7 +72,7 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
             ),
             store=RayStore(kv),
             drivers=RayDrivers(gcs_client, self.gcs_address),
-            packages=RayPackages(kv, self.gcs_address),
+            packages=packages(self._guard.settings, kv, self.gcs_address),
             logs=RayLogs(kv),
         )
 
@@ -88,11 +92,13 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
             raise
 
     def _handler(self, route: Route) -> Any:
+        guarded = self._guard.guarded(route)
+
         async def handle(_: Any, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
             face = self._face
             if face is None:
                 return await ray_answers(request)
-            return await route.handler(face, request)
+            return await guarded(face, request)
 
         handle.__name__ = route.name
         return handle

@@ -28,6 +28,9 @@ class JobIndex:
     def get(self, submission_id: str) -> SubmissionJob | None:
         return self._jobs.get(submission_id)
 
+    def count(self, status: JobStatus) -> int:
+        return len(self._by_status[status])
+
     def put(self, job: SubmissionJob) -> None:
         """Add a job, or replace it."""
         old = self._jobs.get(job.id)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from ray_jobs.models import DriverInfo, JobDetails, JobInfo, JobStatus, JobType
 from ray_jobs.records import JobRecord, to_details, to_info
 
-from .redaction import holds_secrets, redacted
+from .redaction import redact as take_secrets_out
 
 #: Where a job stands in lists: its start (ms since epoch, 0 if unknown), then its id.
 Key = tuple[int, str]
+
+Shown = TypeVar("Shown", bound=JobInfo)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -27,6 +29,8 @@ class SubmissionJob(msgspec.Struct, gc=False, eq=False):
     record: JobRecord
     driver: DriverInfo | None
     _json: bytes | None = None
+    #: For browsers; the same object where there is nothing to hide.
+    _redacted_json: bytes | None = None
 
     @property
     def id(self) -> str:
@@ -42,23 +46,23 @@ class SubmissionJob(msgspec.Struct, gc=False, eq=False):
 
     def info_json(self, redact: bool) -> bytes:
         """Return the job as JSON of the stock API."""
-        if redact and holds_secrets(self.record.runtime_env):
-            return _encode(self._redact(to_info(self.record, self.driver)))
         if self._json is None:
             self._json = _encode(to_info(self.record, self.driver))
-        return self._json
+        if not redact:
+            return self._json
+        if self._redacted_json is None:
+            info = to_info(self.record, self.driver)
+            take_secrets_out(info)
+            encoded = _encode(info)
+            self._redacted_json = self._json if encoded == self._json else encoded
+        return self._redacted_json
 
     def details(self, redact: bool) -> JobDetails:
         """Return the job as our own API shows it."""
         details = to_details(self.record, self.driver)
         if redact:
-            self._redact(details)
+            take_secrets_out(details)
         return details
-
-    @staticmethod
-    def _redact(info: JobInfo) -> JobInfo:
-        info.runtime_env = redacted(info.runtime_env)
-        return info
 
 
 class DriverJob(msgspec.Struct, eq=False):
@@ -80,17 +84,20 @@ class DriverJob(msgspec.Struct, eq=False):
 
     def info_json(self, redact: bool) -> bytes:
         """Return the job as JSON of the stock API."""
-        return _encode(JobInfo(**self._fields(redact)))
+        return _encode(self._shown(JobInfo(**self._fields()), redact))
 
     def details(self, redact: bool) -> JobDetails:
         """Return the job as our own API shows it."""
-        return JobDetails(**self._fields(redact))
+        return self._shown(JobDetails(**self._fields()), redact)
 
-    def _fields(self, redact: bool) -> dict[str, Any]:
-        fields = msgspec.structs.asdict(self.info)
+    def _fields(self) -> dict[str, Any]:
+        return msgspec.structs.asdict(self.info)
+
+    @staticmethod
+    def _shown(info: Shown, redact: bool) -> Shown:
         if redact:
-            fields["runtime_env"] = redacted(self.info.runtime_env)
-        return fields
+            take_secrets_out(info)
+        return info
 
 
 Job = SubmissionJob | DriverJob

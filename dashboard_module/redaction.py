@@ -1,12 +1,14 @@
-"""Keeping the values of `env_vars` from browsers, as Ray's dashboard does. Pure."""
+"""Keeping secrets from browsers, as Ray's dashboard does and beyond. Pure.
+
+The values of `env_vars`, wherever they stand in the job, and the credentials of URLs.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import aiohttp.web
 
-PLACEHOLDER = "<redacted>"
+from ray_jobs.models import JobInfo
+from ray_jobs.scrubbing import scrubbed, scrubbed_deep, scrubbed_runtime_env, secret_values
 
 #: What browsers say of themselves, of the page that asks, and of the request that they will make.
 _BROWSER_HEADERS = frozenset(
@@ -31,13 +33,11 @@ def is_browser_request(request: aiohttp.web.BaseRequest) -> bool:
     return any(name in headers for name in _BROWSER_HEADERS)
 
 
-def holds_secrets(runtime_env: dict[str, Any] | None) -> bool:
-    """Return whether `redacted` would change a runtime environment."""
-    return bool(runtime_env) and isinstance((runtime_env or {}).get("env_vars"), dict)
-
-
-def redacted(runtime_env: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a copy of a runtime environment in which the variables keep only their names."""
-    if not runtime_env or not holds_secrets(runtime_env):
-        return runtime_env
-    return {**runtime_env, "env_vars": dict.fromkeys(runtime_env["env_vars"], PLACEHOLDER)}
+def redact(info: JobInfo) -> None:
+    """Take the secrets out of a job that is about to be shown. What it refers to is copied."""
+    values = secret_values(info.runtime_env)
+    info.runtime_env = scrubbed_runtime_env(info.runtime_env)
+    info.entrypoint = scrubbed(info.entrypoint or "", values)
+    info.metadata = scrubbed_deep(info.metadata, values)
+    if info.message:
+        info.message = scrubbed(info.message, values)

@@ -119,10 +119,16 @@ class PackageTooLarge(TooLarge):
 
 
 class TooManyRequests(RayJobsError):
-    """The server is over a limit."""
+    """The server is over a limit; try again later. Nothing was done."""
 
     code = "too_many_requests"
     http_status = 429
+
+    def __init__(
+        self, message: str | None = None, *, hint: str | None = None, retry_after_s: int = 1
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class ServerNotReady(RayJobsError):
@@ -195,7 +201,7 @@ def error_classes() -> dict[str, type[RayJobsError]]:
     pending: list[type[RayJobsError]] = [RayJobsError]
     while pending:
         error_class = pending.pop()
-        if error_class.__module__ == __name__:  # not those that only the command line has
+        if error_class.__module__ == __name__:  # not those that only the command line or server has
             found[error_class.code] = error_class
         pending.extend(error_class.__subclasses__())
     return found

@@ -22,8 +22,6 @@ from ..face import Face
 from .answers import JSON_HEADERS, json_answer, json_bytes, read_body, stream_answer
 from .route import Route
 
-#: A submission fits easily: what it holds goes through one environment variable of 128 KiB.
-MAX_SUBMISSION_BYTES = 2 * 1024 * 1024
 #: A list of up to so many bytes is answered whole, a longer one in pieces.
 WHOLE_LIST_BYTES = 256 * 1024
 
@@ -48,7 +46,7 @@ async def get_version(face: Face, _request: aiohttp.web.Request) -> aiohttp.web.
 
 @plain_errors
 async def submit_job(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Response:
-    body = await read_body(request, MAX_SUBMISSION_BYTES, TooLarge)
+    body = await read_body(request, face.config.max_submission_bytes, TooLarge)
     submission_id = await face.submit(parse_submit_request(body))
     return json_answer(SubmitResponse(job_id=submission_id, submission_id=submission_id))
 

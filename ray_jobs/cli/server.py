@@ -39,6 +39,15 @@ def require_ray() -> None:
 )
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False), help="PEM certificate.")
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False), help="PEM private key.")
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another name by which clients may call this server, as a proxy passes it on; '*' for any."
+    " Repeatable.",
+)
+@click.option("--redact", is_flag=True, help="Show nobody the values of env_vars.")
 @debug_option
 def serve(
     address: str,
@@ -47,6 +56,8 @@ def serve(
     insecure: bool,
     tls_cert: str | None,
     tls_key: str | None,
+    allowed_hosts: tuple[str, ...],
+    redact: bool,
 ) -> None:
     """Serve the jobs API beside a running cluster, until interrupted.
 
@@ -64,6 +75,8 @@ def serve(
         insecure=insecure,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        allowed_hosts=allowed_hosts,
+        redact_always=redact,
     )
 
 

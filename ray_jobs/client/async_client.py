@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from ray_jobs import errors, models
 from ray_jobs.client import submission
 from ray_jobs.client.address import find_address
 from ray_jobs.client.auth import check_cookies, check_headers, default_headers
-from ray_jobs.client.retry import RetryPolicy
+from ray_jobs.client.retry import RetryPolicy, past_limits
 from ray_jobs.client.tls import check_verify
 from ray_jobs.client.types import Progress, ServerInfo
 from ray_jobs.models import JobDetails, JobInfo, JobStatus
@@ -149,7 +150,10 @@ class AsyncJobSubmissionClient:
         )
         # After all checks: an upload may take minutes.
         request.runtime_env = await self._uploaded(plan, on_progress)
-        return await submitting.send(self._open(), request, on_sending, is_own_id=chosen is None)
+        return await past_limits(
+            lambda: submitting.send(self._open(), request, on_sending, is_own_id=chosen is None),
+            self._retry,
+        )
 
     async def _uploaded(
         self, plan: Plan | None, on_progress: Callable[[Progress], None] | None
@@ -160,8 +164,11 @@ class AsyncJobSubmissionClient:
         from ray_jobs.client.upload import upload
 
         info = await self.get_server_info()
+        limit = info.max_package_bytes
         uris = [
-            await upload(self._open(), package, info.max_package_bytes, on_progress)
+            await past_limits(
+                functools.partial(upload, self._open(), package, limit, on_progress), self._retry
+            )
             for package in plan.packages
         ]
         return plan.with_uris(uris)
@@ -354,7 +361,11 @@ class AsyncJobSubmissionClient:
 
     async def _job_request(self, method: str, job_id: str, rest: str = "") -> Answer:
         path = f"/api/jobs/{_quoted(job_id)}{rest}"
-        return (await self._open().request(method, path)).check()
+
+        async def ask() -> Answer:
+            return (await self._open().request(method, path)).check()
+
+        return await past_limits(ask, self._retry)
 
     async def _require_own(self, what: str) -> None:
         info = await self.get_server_info()

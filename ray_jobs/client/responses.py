@@ -86,8 +86,8 @@ def _own_error(status: int, headers: Mapping[str, str], body: bytes) -> errors.R
         return None
     message = redact(detail.message)[:MAX_MESSAGE] or None
     error_class = errors.error_classes().get(detail.code, errors.RayJobsError)
-    if error_class is errors.ServerNotReady:
-        return errors.ServerNotReady(message, retry_after_s=_retry_after(headers))
+    if error_class in (errors.ServerNotReady, errors.TooManyRequests):
+        return error_class(message, retry_after_s=_retry_after(headers))
     hint = TOKEN_HINT if error_class is errors.AuthenticationFailed else None
     return error_class(message or f"The server answered with status {status}.", hint=hint)
 
@@ -125,7 +125,7 @@ def _by_status(
             "client_max_body_size). Give the URI of what is large instead.",
         )
     if status == 429:
-        return errors.TooManyRequests(said or None)
+        return errors.TooManyRequests(said or None, retry_after_s=_retry_after(headers))
     if status == 503:
         return errors.ServerNotReady(said or None, retry_after_s=_retry_after(headers))
     if status in {502, 504}:

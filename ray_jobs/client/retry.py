@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ray_jobs import errors
+
+T = TypeVar("T")
 
 logger = logging.getLogger("ray_jobs")
 
@@ -57,7 +61,21 @@ class Outage:
         if not isinstance(error, PASSING) or is_tls_failure(error) or now >= limit:
             raise error
         delay = self._delay
-        if isinstance(error, errors.ServerNotReady):
+        if isinstance(error, errors.ServerNotReady | errors.TooManyRequests):
             delay = max(delay, float(error.retry_after_s))
         self._delay = min(self._delay * 2, self._policy.longest_delay_s)
         await asyncio.sleep(min(delay, limit - now))
+
+
+async def past_limits(ask: Callable[[], Awaitable[T]], policy: RetryPolicy) -> T:
+    """Ask, and again while the server is over a limit: it has done nothing then.
+
+    Raises:
+        RayJobsError: what `ask` raises; `TooManyRequests` when the policy's window is over.
+    """
+    outage = Outage(policy)
+    while True:
+        try:
+            return await ask()
+        except errors.TooManyRequests as error:
+            await outage.survive(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from ray_jobs.dashboard_module.routes import ROUTES
 
 from ray_jobs import AsyncJobSubmissionClient, JobSubmissionClient
 from ray_jobs.errors import AuthenticationFailed
@@ -46,31 +48,75 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_no_token_is_refused_everywhere(address: str) -> None:
-    async def statuses() -> list[int]:
-        async with aiohttp.ClientSession() as session:
-            found = []
-            for method, path in [
-                ("GET", "/api/version"),
-                ("GET", "/api/jobs/"),
-                ("POST", "/api/jobs/"),
-                ("GET", "/api/jobs/x"),
-                ("POST", "/api/jobs/x/stop"),
-                ("DELETE", "/api/jobs/x"),
-                ("GET", "/api/jobs/x/logs"),
-                ("GET", "/api/jobs/x/logs/tail"),
-                ("PUT", "/api/packages/gcs/x.zip"),
-                ("GET", "/api/ray_jobs/v1/server"),
-                ("GET", "/api/ray_jobs/v1/jobs/x/logs/tail"),
-            ]:
-                async with session.request(method, address + path) as answer:
-                    found.append(answer.status)
-            return found
+def refusals(address: str, headers: dict[str, str]) -> dict[str, int]:
+    """Return the status of each route, and of each WebSocket, by name."""
 
-    assert set(asyncio.run(statuses())) == {401}
+    async def ask() -> dict[str, int]:
+        found = {}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            for route in ROUTES:
+                path = route.path.format(job_id="x", protocol="gcs", name="x.zip")
+                async with session.request(route.method, address + path) as answer:
+                    found[route.name] = answer.status
+                if path.endswith("/tail"):
+                    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                        await session.ws_connect(address + path)
+                    found[f"{route.name} (WebSocket)"] = caught.value.status
+        return found
+
+    return asyncio.run(ask())
+
+
+def test_no_token_is_refused_everywhere(address: str) -> None:
+    found = refusals(address, {})
+    assert len(found) == len(ROUTES) + 2
+    assert set(found.values()) == {401}, found
     with JobSubmissionClient(address) as client, pytest.raises(AuthenticationFailed) as caught:
         client.submit_job(entrypoint="true")
     assert "RAY_AUTH_TOKEN" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer " + "f" * 64},
+        {"Authorization": f"Bearer {TOKEN[:-1]}"},
+        {"Authorization": f"Bearer {TOKEN}0"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic " + "f" * 64},
+        {"X-Ray-Authorization": "Bearer " + "f" * 64},
+        {"Authorization": "Bearer x", "X-Ray-Authorization": f"Bearer {TOKEN}"},
+        {"Cookie": "ray-authentication-token=" + "f" * 64},
+    ],
+    ids=str,
+)
+def test_wrong_token_is_refused_everywhere(address: str, headers: dict[str, str]) -> None:
+    found = refusals(address, headers)
+    assert set(found.values()) == {403}, found
+
+
+def test_audit_names_the_token_and_never_shows_it(cluster: Cluster) -> None:
+    with running_gateway(cluster) as url:
+        token = {"Authorization": f"Bearer {TOKEN}"}
+        for headers in (token, {"Authorization": "Bearer " + "f" * 64}, {}):
+            with (
+                JobSubmissionClient(url, headers={"User-Agent": "audited", **headers}) as client,
+                contextlib.suppress(AuthenticationFailed),
+            ):
+                client.submit_job(entrypoint="true", submission_id="audited")
+    # The gateway has ended, so that all is written.
+    text = (cluster.logs_dir / "ray-jobs-audit-gateway.jsonl").read_text()
+    lines = [line for line in map(json.loads, text.splitlines()) if line["user_agent"] == "audited"]
+    shown = [
+        tuple(line.get(name) for name in ("action", "token", "status", "reason")) for line in lines
+    ]
+    assert shown == [
+        ("submit_job", "cluster", 200, None),
+        ("authenticate", None, 403, "invalid_token"),
+        ("authenticate", None, 401, "no_token"),
+    ]
+    assert TOKEN not in text
+    assert "f" * 64 not in text
 
 
 def test_wrong_token_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

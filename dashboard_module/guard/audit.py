@@ -1,0 +1,197 @@
+"""The audit: who changed or tried to change what, when, and with what outcome; a line of JSON each.
+
+A request costs a line in memory. A thread writes what has gathered, so that a slow disk holds up
+nobody, and a disk that is full fails no request: what is lost is counted, and told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import datetime
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+logger = logging.getLogger(__name__)
+
+#: How long a line waits for others, in seconds.
+GATHER_S = 0.05
+#: Lines that wait for a disk that doesn't take them.
+MAX_WAITING = 10_000
+#: Of an id or a user agent in a line.
+MAX_TEXT_CHARACTERS = 255
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Notes(msgspec.Struct):
+    """What handlers add to the entry of the current request."""
+
+    job_id: str | None = None
+    reason: str | None = None
+
+
+_notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar("notes", default=None)
+
+
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line. Nothing in it comes from a body or a query: there are secrets in those."""
+
+    time: str  #: ISO 8601, UTC
+    time_ms: int  #: since epoch
+    server: str  #: "dashboard" or "gateway"
+    action: str  #: the name of the route: "submit_job"
+    method: str
+    job_id: str | None = None
+    package: str | None = None
+    token: str | None = None  #: the name in the token; None where none is demanded
+    address: str = ""  #: the client's
+    proxy: str | None = None  #: the trusted proxy's that it came through
+    user_agent: str | None = None
+    outcome: str = ""  #: "done", "refused" or "failed"
+    status: int | None = None  #: of HTTP; None if the client has gone
+    reason: str | None = None  #: the code of a refusal by the guard: "foreign_host"
+    duration_ms: float = 0.0
+
+
+def times(seconds: float) -> tuple[str, int]:
+    """Return a time since epoch in ISO 8601 and in ms."""
+    time_ms = round(seconds * 1000)
+    moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), time_ms
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[Notes]:
+    """Have `note_job` and `note_reason` write into these notes while the context is open."""
+    notes = Notes()
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
+def note_job(submission_id: str) -> None:
+    """Tell which job the current request is about, where its path doesn't."""
+    notes = _notes.get()
+    if notes is not None:
+        notes.job_id = submission_id
+
+
+def note_reason(reason: str) -> None:
+    """Tell why the current request is refused."""
+    notes = _notes.get()
+    if notes is not None:
+        notes.reason = reason
+
+
+class AuditFile:
+    """A file of lines, replaced by a new one when it is full. Blocking; for one thread.
+
+    Several processes may append to one path: each replaces it when it has become too long for it.
+
+    Args:
+        max_bytes: Of one file.
+        files: How many are kept, the current one included.
+    """
+
+    def __init__(self, path: str, max_bytes: int, files: int) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._files = max(1, files)
+        self._fd: int | None = None
+
+    def write(self, data: bytes) -> None:
+        """Append lines. Raises OSError."""
+        if self._fd is None:
+            self._fd = self._open()
+        size = os.fstat(self._fd).st_size
+        if size and size + len(data) > self._max_bytes:
+            self._rotate()
+        self._write_all(data)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(self._path, flags, 0o600)
+
+    def _write_all(self, data: bytes) -> None:
+        assert self._fd is not None
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def _rotate(self) -> None:
+        self.close()
+        for number in range(self._files - 1, 0, -1):
+            older = f"{self._path}.{number}"
+            newer = f"{self._path}.{number - 1}" if number > 1 else self._path
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(newer, older)
+        if self._files == 1:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+        self._fd = self._open()
+
+
+class Audit:
+    """Writes entries to a file, or nowhere."""
+
+    def __init__(self, file: AuditFile | None) -> None:
+        self._file = file
+        self._waiting: list[bytes] = []
+        self._lost = 0
+        self._writing: asyncio.Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray-jobs-audit") if file else None
+
+    @property
+    def is_on(self) -> bool:
+        return self._file is not None
+
+    def add(self, entry: Entry) -> None:
+        """Write an entry, soon."""
+        if self._thread is None:
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            self._lost += 1
+            return
+        self._waiting.append(_encode(entry))
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._write())
+
+    async def close(self) -> None:
+        """Write what waits, and end the thread. No-op the second time."""
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+        if self._thread is not None and self._file is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
+            self._thread.shutdown(wait=False)
+            self._thread = None
+
+    async def _write(self) -> None:
+        assert self._thread is not None
+        assert self._file is not None
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                await asyncio.sleep(GATHER_S)
+                lines, self._waiting = self._waiting, []
+                lost, self._lost = self._lost, 0
+                try:
+                    data = b"\n".join(lines) + b"\n"
+                    await loop.run_in_executor(self._thread, self._file.write, data)
+                except OSError as error:
+                    logger.error("The audit can't be written; %d lines lost: %s", len(lines), error)
+                if lost:
+                    logger.error("The audit was too slow: %d lines lost.", lost)
+        finally:
+            self._writing = None

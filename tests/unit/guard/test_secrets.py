@@ -1,0 +1,154 @@
+"""What browsers are shown of a job, and what everyone is when the server redacts always."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from ray_jobs.dashboard_module.guard import GuardSettings, settings
+
+from ray_jobs.models import JobStatus
+from tests.unit.face.fakes import Cluster, record
+
+from .conftest import serving
+
+BROWSER = {"User-Agent": "Mozilla/5.0"}
+SECRETS = ("s3cretvalue", "hunter22", "ghp_sekret", "0123456789abcdef")
+ENV = {
+    "env_vars": {"KEY": "s3cretvalue"},
+    "pip": ["git+https://ghp_sekret@host/a.git"],
+    "working_dir": "https://alice:hunter22@host/a.zip",
+}
+
+
+def put_job(cluster: Cluster) -> None:
+    cluster.manager.put(
+        record(
+            "mine",
+            status=JobStatus.FAILED,
+            entrypoint="curl -H 'Authorization: Bearer 0123456789abcdef' https://host",
+            runtime_env=ENV,
+            metadata={"source": "https://alice:hunter22@host"},
+            message="pip failed for git+https://ghp_sekret@host/a.git with KEY=s3cretvalue",
+        )
+    )
+    cluster.drivers.add("02000000", runtime_env=ENV, entrypoint="x https://a:hunter22@host")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/jobs/",
+        "/api/jobs/?format=map",
+        "/api/jobs/mine",
+        "/api/jobs/02000000",
+        "/api/ray_jobs/v1/jobs",
+        "/api/ray_jobs/v1/jobs/mine",
+        "/api/ray_jobs/v1/jobs/mine/wait",
+    ],
+)
+async def test_browsers_see_no_secret(cluster: Cluster, path: str) -> None:
+    put_job(cluster)
+    async with serving(cluster) as guarded:
+        for _ in range(2):  # the second answer comes from what the first one encoded
+            async with guarded.client.get(path) as answer:
+                text = await answer.text()
+                assert "s3cretvalue" in text
+                assert "hunter22" in text
+            async with guarded.client.get(path, headers=BROWSER) as answer:
+                assert answer.status == 200
+                text = await answer.text()
+                assert not any(secret in text for secret in SECRETS), text
+                assert "<redacted>" in text
+                assert '"KEY"' in text
+
+
+async def test_what_has_no_secret_is_encoded_once(cluster: Cluster) -> None:
+    cluster.manager.put(record("plain", runtime_env={"working_dir": "gcs://x.zip"}))
+    async with serving(cluster) as guarded:
+        job = await guarded.face.find("plain")
+        assert job.info_json(redact=True) is job.info_json(redact=False)
+
+
+async def test_errors_and_logs_name_no_value(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    bodies: list[Any] = [
+        {"entrypoint": "true", "runtime_env": {"env_vars": {"KEY": ["s3cretvalue"]}}},
+        {"entrypoint": "true", "runtime_env": {"env_vars": {"KEY": "s3cretvalue\x00"}}},
+        {"entrypoint": "true", "runtime_env": {"env_vars": "s3cretvalue"}},
+        {"entrypoint": "true", "runtime_env": "s3cretvalue"},
+        {"entrypoint": "true", "metadata": {"token": ["0123456789abcdef"]}},
+        {"entrypoint": "true", "runtime_env": {"env_vars": {"KEY": "s3cretvalue" * 20_000}}},
+    ]
+    with caplog.at_level(logging.DEBUG):
+        async with serving(cluster) as guarded:
+            for body in bodies:
+                async with guarded.client.post("/api/jobs/", json=body) as answer:
+                    assert answer.status == 400, body
+                    text = await answer.text()
+                    assert not any(secret in text for secret in SECRETS), text
+            lines = json.dumps(await guarded.audit())
+    assert not any(secret in lines + caplog.text for secret in SECRETS)
+
+
+def set_to(**environ: str) -> GuardSettings:
+    return settings(default_audit_path="/logs/audit", checks_host=False, environ=environ)
+
+
+def test_settings_by_default() -> None:
+    assert set_to() == GuardSettings(audit_path="/logs/audit")
+    gateway = settings(default_audit_path="x", checks_host=True, environ={})
+    assert gateway.allowed_hosts == ()
+
+
+def test_settings_of_the_environment() -> None:
+    found = set_to(
+        RAY_JOBS_ALLOWED_HOSTS="a.example, .b.example",
+        RAY_JOBS_TRUSTED_PROXIES="10.0.0.0/8,::1",
+        RAY_JOBS_REDACT="always",
+        RAY_JOBS_AUDIT_LOG="none",
+        RAY_JOBS_MAX_REQUESTS="5",
+        RAY_JOBS_MAX_STREAMS="0",
+        RAY_JOBS_MAX_SUBMISSIONS_PER_S="0.5",
+        RAY_JOBS_MAX_QUEUED_JOBS="7",
+        RAY_JOBS_MAX_SUBMISSION_BYTES="8",
+        RAY_JOBS_MAX_PACKAGE_BYTES="9",
+        RAY_JOBS_AUDIT_MAX_BYTES="10",
+        RAY_JOBS_AUDIT_FILES="11",
+    )
+    assert found.allowed_hosts == ("a.example", ".b.example")
+    assert list(map(str, found.trusted_proxies)) == ["10.0.0.0/8", "::1/128"]
+    assert found.redact_always
+    assert found.audit_path is None
+    assert (found.max_requests, found.max_streams, found.max_queued_jobs) == (5, 0, 7)
+    assert found.max_submissions_per_s == 0.5
+    assert (found.max_submission_bytes, found.max_package_bytes) == (8, 9)
+    assert (found.audit_max_bytes, found.audit_files) == (10, 11)
+
+
+def test_wrong_settings_are_told_and_safe(caplog: pytest.LogCaptureFixture) -> None:
+    found = set_to(
+        RAY_JOBS_TRUSTED_PROXIES="everyone",
+        RAY_JOBS_REDACT="yes",
+        RAY_JOBS_MAX_REQUESTS="many",
+        RAY_JOBS_MAX_STREAMS="-1",
+        RAY_JOBS_MAX_SUBMISSIONS_PER_S="nan",
+        RAY_JOBS_AUDIT_FILES="0",
+    )
+    assert found == GuardSettings(audit_path="/logs/audit", redact_always=True)
+    assert len(caplog.records) == 6
+
+
+def test_options_add_to_the_environment() -> None:
+    found = settings(
+        default_audit_path="x",
+        checks_host=True,
+        allowed_hosts=["b.example"],
+        redact_always=True,
+        environ={"RAY_JOBS_ALLOWED_HOSTS": "a.example", "RAY_JOBS_REDACT": "browsers"},
+    )
+    assert found.allowed_hosts == ("a.example", "b.example")
+    assert found.redact_always
