@@ -18,9 +18,11 @@ import ray
 from ray_jobs import _ray
 from ray_jobs.errors import RayJobsError, ServerUnreachable
 
+from .connections import KEEPALIVE_TIMEOUT_S, Connections
 from .face import Face
 from .hosting import face_config
 from .manager_link import RayManager
+from .open_files import raise_limit
 from .ray_logs import RayLogs
 from .ray_ports import RayDrivers, RayPackages, RayStore
 from .redaction import is_browser_request
@@ -80,6 +82,7 @@ def serve(
             hint="Start the cluster with RAY_AUTH_MODE=token, listen on 127.0.0.1, or say"
             " --insecure if something else guards the port.",
         )
+    raise_limit()
     asyncio.run(_serve(host, port, tls_context(tls_cert, tls_key)))
 
 
@@ -106,7 +109,12 @@ def probe(address: str) -> None:
 
 async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     face = make_face()
-    runner = aiohttp.web.AppRunner(make_app(face), access_log=None, shutdown_timeout=2.0)
+    app = make_app(face)
+    connections = Connections()
+    connections.guard(app)
+    runner = aiohttp.web.AppRunner(
+        app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_TIMEOUT_S
+    )
     await runner.setup()
     site = aiohttp.web.TCPSite(runner, host, port, ssl_context=tls)
     try:
@@ -115,6 +123,7 @@ async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
         await runner.cleanup()
         raise GatewayError(f"Can't listen on {host}:{port}: {error.strerror}.") from None
     await face.start()
+    sweeping = asyncio.ensure_future(connections.sweep(runner))
     bound_port = runner.addresses[0][1]
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if tls else 'http'}://{shown}:{bound_port}"
@@ -122,6 +131,7 @@ async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     try:
         await until_told_to_end()
     finally:
+        sweeping.cancel()
         await face.close()
         await runner.cleanup()
 

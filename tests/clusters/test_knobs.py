@@ -11,6 +11,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
+from tests.archives import zip_of
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.waiting import wait_until
 
@@ -104,7 +105,7 @@ def test_package_that_no_job_uses_is_kept_as_long_as_asked(
     client: JobSubmissionClient, cluster: Cluster
 ) -> None:
     url = f"{client.address}/api/packages/gcs/pinned.zip"
-    assert requests.put(url, data=b"PK", timeout=30).status_code == 200
+    assert requests.put(url, data=zip_of(), timeout=30).status_code == 200
     assert requests.get(url, timeout=30).status_code == 200  # which pins it
     began = time.monotonic()
     # The route would pin it anew.
