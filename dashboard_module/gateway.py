@@ -18,7 +18,7 @@ import ray
 from ray_jobs import _ray
 from ray_jobs.errors import RayJobsError, ServerUnreachable
 
-from .connections import KEEPALIVE_TIMEOUT_S, Connections
+from .connections import KEEPALIVE_TIMEOUT_S, Connections, log_malformed_requests_briefly
 from .face import Face
 from .hosting import face_config
 from .manager_link import RayManager
@@ -110,6 +110,7 @@ def probe(address: str) -> None:
 async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     face = make_face()
     app = make_app(face)
+    log_malformed_requests_briefly()
     connections = Connections()
     connections.guard(app)
     runner = aiohttp.web.AppRunner(
