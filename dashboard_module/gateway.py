@@ -117,21 +117,21 @@ async def _serve(host: str, port: int, tls: ssl.SSLContext | None) -> None:
         app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_TIMEOUT_S
     )
     await runner.setup()
-    site = aiohttp.web.TCPSite(runner, host, port, ssl_context=tls)
     try:
-        await site.start()
+        server = await connections.listen(runner, host, port, tls=tls)
     except OSError as error:
         await runner.cleanup()
         raise GatewayError(f"Can't listen on {host}:{port}: {error.strerror}.") from None
     await face.start()
     sweeping = asyncio.ensure_future(connections.sweep(runner))
-    bound_port = runner.addresses[0][1]
+    bound_port = server.sockets[0].getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if tls else 'http'}://{shown}:{bound_port}"
     print(f"ray-jobs gateway listening on {url}", flush=True)
     try:
         await until_told_to_end()
     finally:
+        server.close()
         sweeping.cancel()
         await face.close()
         await runner.cleanup()

@@ -12,8 +12,9 @@ import aiohttp.web
 
 from ray_jobs.errors import ServerNotReady
 
-#: Kept for what an answer needs: logs, packages, the cluster.
-RESERVED_FILES = 64
+#: Kept for what an answer needs (logs, packages, the cluster), and for connections that are about
+#: to be refused.
+RESERVED_FILES = 320
 #: Kept for short requests by not giving it to tails and waits: one file in so many.
 SHARE_OF_SHORT_REQUESTS = 8
 RETRY_AFTER_S = 5
@@ -21,6 +22,11 @@ RETRY_AFTER_S = 5
 
 class ServerFull(ServerNotReady):
     """There is no room for another connection; this one ends with the answer."""
+
+
+def file_limit() -> int:
+    """Return how many files this process may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def raise_limit() -> int:
@@ -43,8 +49,7 @@ def is_crowded(request: aiohttp.web.Request, *, stays: bool) -> bool:
     connection = request.get_extra_info("socket")
     if connection is None:
         return False  # it is gone
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = limit - RESERVED_FILES
+    room = file_limit() - RESERVED_FILES
     if stays:
         room -= room // SHARE_OF_SHORT_REQUESTS
     return bool(connection.fileno() >= room)
@@ -53,9 +58,8 @@ def is_crowded(request: aiohttp.web.Request, *, stays: bool) -> bool:
 def need_room(request: aiohttp.web.Request, *, stays: bool) -> None:
     """Raise `ServerFull` if there is no room for this request."""
     if is_crowded(request, stays=stays):
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise ServerFull(
-            f"The server has as many connections as it may (its process may open {limit:,} files);"
-            " try again later.",
+            "The server has as many connections as it may have now (its process may open"
+            f" {file_limit():,} files); try again later.",
             retry_after_s=RETRY_AFTER_S,
         )

@@ -117,7 +117,7 @@ async def _pump(
         while True:
             # Before reading: when the face knows of the end, the log is complete on the disk.
             has_ended = face.has_ended(job)
-            while data := await log.read(offset, MAX_FRAME_BYTES):
+            while data := await log.read_once(offset, MAX_FRAME_BYTES):
                 offset += len(data)
                 for frame in frames.feed(data):
                     await _send(websocket, frame)
@@ -127,7 +127,6 @@ async def _pump(
                 await asyncio.sleep(0 if is_behind else GATHER_S)
             if has_ended:
                 break
-            log.close()  # until there is more: a tail that waits costs its connection alone
             await growth.wait(PING_INTERVAL_S)
             if stopped.is_set():
                 return

@@ -19,7 +19,7 @@ BODY_STALL_S = 60.0
 #: And one that, after that time, has sent less than this on the average.
 MIN_BODY_BYTES_PER_S = 4096
 #: Written to a file at once, off the event loop.
-WRITE_BATCH_BYTES = 1024 * 1024
+WRITE_BATCH_BYTES = 256 * 1024
 
 
 def json_answer(value: object, headers: Mapping[str, str] | None = None) -> aiohttp.web.Response:
@@ -88,19 +88,24 @@ async def receive_body(
     begun = loop.time()
     size = 0
     batch: list[bytes] = []
-    while chunk := await _next_chunk(request, begun + BODY_STALL_S + size / MIN_BODY_BYTES_PER_S):
-        size += len(chunk)
-        if size > limit:
-            raise too_large(message)
-        batch.append(chunk)
-        if isinstance(file, io.BytesIO):
-            file.writelines(batch)
-            batch.clear()
-        elif sum(map(len, batch)) >= WRITE_BATCH_BYTES:
+    try:
+        while chunk := await _next_chunk(
+            request, begun + BODY_STALL_S + size / MIN_BODY_BYTES_PER_S
+        ):
+            size += len(chunk)
+            if size > limit:
+                raise too_large(message)
+            batch.append(chunk)
+            if isinstance(file, io.BytesIO):
+                file.writelines(batch)
+                batch.clear()
+            elif sum(map(len, batch)) >= WRITE_BATCH_BYTES:
+                await asyncio.to_thread(file.writelines, batch)
+                batch.clear()
+        if batch:
             await asyncio.to_thread(file.writelines, batch)
-            batch.clear()
-    if batch:
-        await asyncio.to_thread(file.writelines, batch)
+    finally:
+        batch.clear()  # an exception would keep it, until the garbage is collected
 
 
 async def _next_chunk(request: aiohttp.web.Request, deadline: float) -> bytes:
