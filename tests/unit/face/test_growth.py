@@ -84,7 +84,7 @@ async def test_watches_are_few_and_go(growth: Growth, tmp_path: Path) -> None:
     for path in paths[:5]:
         path.touch()
     with contextlib.ExitStack() as stack:
-        waiters = [stack.enter_context(growth.waiter(str(path))) for path in paths * 20]
+        waiters = [stack.enter_context(growth.waiter(str(path))) for path in paths * 5]
         for waiter in waiters:
             await quiet(waiter)
         assert watches_of_this_process() == before + 5 + 1  # the files, and the folder

@@ -7,13 +7,16 @@ import stat
 import tarfile
 
 import pytest
-from ray_jobs.dashboard_module.package_check import (
-    FREE_UNPACKED_BYTES,
-    BadPackage,
-    check_package,
-)
+from ray_jobs.dashboard_module import package_check
+from ray_jobs.dashboard_module.package_check import BadPackage, check_package
 
-from tests.archives import inflating_zip, tar_member, tar_of, zip_of
+from tests.archives import MIB, inflating_zip, tar_member, tar_of, zip_of
+
+
+@pytest.fixture(autouse=True)
+def a_lower_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert package_check.FREE_UNPACKED_BYTES == 512 * MIB
+    monkeypatch.setattr(package_check, "FREE_UNPACKED_BYTES", 30 * MIB)
 
 
 def check(name: str, data: bytes) -> None:
@@ -21,7 +24,7 @@ def check(name: str, data: bytes) -> None:
 
 
 EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
-INFLATED = FREE_UNPACKED_BYTES + 1
+INFLATED = 40 * MIB
 GOOD = [tar_member("a/b.py", 100), tar_member("./c", 3), tar_member("d", kind=tarfile.DIRTYPE)]
 
 
@@ -62,7 +65,7 @@ def test_good_packages(name: str, data: bytes) -> None:
         ("a.zip", zip_of({"..": b"1"}), "outside"),
         ("a.zip", zip_of({"link": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777), "'link'.*a link"),
         ("a.zip", zip_of({"pipe": b""}, mode=stat.S_IFIFO | 0o644), "'pipe'"),
-        ("a.zip", inflating_zip(INFLATED + 1024 * 1024), "unpacks to more than 536,870,912"),
+        ("a.zip", inflating_zip(INFLATED), "unpacks to more than 31,457,280"),
         ("a.tar.gz", b"", "isn't a tar"),
         ("a.tar.gz", b"\x1f\x8b no gzip", "isn't a tar"),
         ("a.tgz", zip_of(), "isn't a tar"),

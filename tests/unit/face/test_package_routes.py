@@ -7,6 +7,7 @@ import io
 from collections.abc import AsyncIterator
 
 import pytest
+from ray_jobs.dashboard_module import package_check
 from ray_jobs.dashboard_module.routes import answers, packages
 from yarl import URL
 
@@ -75,12 +76,13 @@ async def test_an_upload_that_stops_halfway(client: Client, cluster: Cluster) ->
     [
         (b"no zip", "isn't a zip archive"),
         (zip_of({"../evil": b""}), "outside of the folder"),
-        (inflating_zip(600 * MIB), "unpacks to more than"),
+        (inflating_zip(20 * MIB), "unpacks to more than"),
     ],
 )
 async def test_packages_that_no_node_should_unpack(
-    client: Client, cluster: Cluster, data: bytes, words: str
+    client: Client, cluster: Cluster, data: bytes, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(package_check, "FREE_UNPACKED_BYTES", 10 * MIB)
     async with client.put(PATH, data=data) as answer:
         assert answer.status == 400
         assert words in await answer.text()
