@@ -16,9 +16,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.fuzz.server import DONE, DRIVER, PENDING, RUNNING, Server
 
 SETTINGS = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-LONG_SETTINGS = settings(SETTINGS, max_examples=2000, derandomize=False)
+LONG_SETTINGS = settings(SETTINGS, max_examples=500, derandomize=False)
 #: Jobs that are there: chance would never find them.
 KNOWN_IDS = (RUNNING, DONE, PENDING, DRIVER)
 MAX_WAIT_S = 0.05
