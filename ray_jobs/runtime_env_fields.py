@@ -111,13 +111,29 @@ def _text_or_object(name: str, value: object) -> None:
 
 
 def _installer(name: str, value: object) -> None:
-    """Packages for pip or uv. What the keys of an object hold, Ray checks as well."""
-    if isinstance(value, dict):
-        packages = value.get("packages", [])
-        if not isinstance(packages, str) and not _is_texts(packages):
-            raise _refuse(f"{name}']['packages", "an array of strings", packages)
-    elif not isinstance(value, str) and not _is_texts(value):
-        raise _refuse(name, "an array of strings, or an object with 'packages'", value)
+    """Packages for pip or uv: a list, the path of a file on the head node, or an object."""
+    if not isinstance(value, dict):
+        if not isinstance(value, str) and not _is_texts(value):
+            raise _refuse(name, "an array of strings, or an object with 'packages'", value)
+        return
+    checks = _INSTALLER_FIELDS[name]
+    for key, each in {"packages": None, **value}.items():
+        if key not in checks:
+            raise InvalidRuntimeEnv(
+                f"runtime_env['{name}'] has no field {key[:_SHOWN_CHARS]!r}. Its fields are"
+                f" {', '.join(checks)}."
+            )
+        checks[key](f"{name}']['{key}", each)
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise _refuse(name, "true or false", value)
+
+
+def _text_or_texts(name: str, value: object) -> None:
+    if not isinstance(value, str) and not _is_texts(value):
+        raise _refuse(name, "an array of strings", value)
 
 
 def _config(name: str, value: object) -> None:
@@ -137,12 +153,25 @@ def _config(name: str, value: object) -> None:
             f" {MAX_SETUP_TIMEOUT_S}, or -1 for no limit, got"
             f" {str(timeout_s)[:_SHOWN_CHARS] if is_whole else json_type(timeout_s)}."
         )
-    if not isinstance(value.get("eager_install", True), bool):
-        raise _refuse("config']['eager_install", "true or false", value["eager_install"])
-    if value.get("log_files") is not None and not _is_texts(value["log_files"]):
-        raise _refuse("config']['log_files", "an array of strings", value["log_files"])
+    _flag("config']['eager_install", value.get("eager_install", True))
+    if value.get("log_files") is not None:
+        _texts("config']['log_files", value["log_files"])
 
 
+_INSTALLER_FIELDS: dict[str, dict[str, Callable[[str, Any], None]]] = {
+    "pip": {
+        "packages": _text_or_texts,
+        "pip_check": _flag,
+        "pip_version": _text,
+        "pip_install_options": _texts,
+    },
+    "uv": {
+        "packages": _texts,
+        "uv_check": _flag,
+        "uv_version": _text,
+        "uv_pip_install_options": _texts,
+    },
+}
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "working_dir": _text,
     "py_modules": _texts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import stat
@@ -120,8 +121,7 @@ def test_packages_are_refused(url: str, make: Callable[[], bytes], words: str) -
 
 @pytest.mark.parametrize("size", [MIB, 20 * MIB])
 def test_an_upload_that_stops_halfway_leaves_nothing(url: str, size: int) -> None:
-    port = urlsplit(url).port
-    assert port is not None
+    port = urlsplit(url).port or 0
     path = f"/api/packages/gcs/half{size}-{port}.zip"
     head = f"PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     data = zip_of_size(size)
@@ -133,6 +133,21 @@ def test_an_upload_that_stops_halfway_leaves_nothing(url: str, size: int) -> Non
     assert requests.get(package, timeout=TIMEOUT_S).status_code == 404
     assert requests.put(package, data=data, timeout=TIMEOUT_S).status_code == 200
     assert requests.get(package, timeout=TIMEOUT_S).status_code == 200
+
+
+def test_slow_clients_hold_up_nobody(url: str) -> None:
+    port = urlsplit(url).port or 0
+    head = "POST /api/jobs/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    with contextlib.ExitStack() as stack:
+        for n in range(300):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            # Nothing, half of a head, or the begin of a body.
+            rest = ["", head, f"{head}Content-Length: 1000\r\n\r\n{{"][n % 3]
+            connection.sendall(rest.encode())
+        with JobSubmissionClient(url) as client:
+            job_id = client.submit_job(entrypoint="echo meanwhile")
+            assert "".join(client.tail_job_logs(job_id)).endswith("meanwhile\n")
+            assert client.get_job_status(job_id) is JobStatus.SUCCEEDED
 
 
 def test_jobs_with_unusual_ids_and_the_longest_entrypoint(url: str) -> None:

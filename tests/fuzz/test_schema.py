@@ -23,6 +23,7 @@ LONG_SETTINGS = settings(SETTINGS, max_examples=500, derandomize=False)
 KNOWN_IDS = (RUNNING, DONE, PENDING, DRIVER)
 MAX_WAIT_S = 0.05
 REQUEST_TIMEOUT_S = 30.0
+TOO_LONG = "Got more than 8190 bytes"
 
 
 schema = schemathesis.openapi.from_dict(json.loads(document()))
@@ -58,6 +59,8 @@ def ask(case: Any, server: Server) -> None:
     response = case.call(base_url=server.url, timeout=REQUEST_TIMEOUT_S)
     only_known_server_errors(response)
     assert "Traceback" not in response.text
+    if response.status_code == 400 and response.text.startswith(TOO_LONG):
+        return  # by aiohttp, before there is a route
     # What is valid by the schema may still be refused: for the job's state, a size in bytes, a NUL.
     case.validate_response(response, excluded_checks=[not_a_server_error, positive_data_acceptance])
 
