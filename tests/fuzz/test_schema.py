@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.fuzz.server import DONE, DRIVER, PENDING, RUNNING, Server
 
 SETTINGS = settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 LONG_SETTINGS = settings(SETTINGS, max_examples=500, derandomize=False)
 #: Jobs that are there: chance would never find them.
