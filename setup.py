@@ -22,5 +22,5 @@ setup(
         "ray_jobs": "ray_jobs",
         "ray_jobs.dashboard_module": "dashboard_module",
     },
-    package_data={"ray_jobs": ["py.typed"]},
+    package_data={"ray_jobs": ["py.typed"], "ray_jobs.dashboard_module": ["openapi.json"]},
 )

@@ -7,8 +7,10 @@ an `HTTPNotFound` too, with a 500 and its traceback.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
+import os
 import secrets
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +21,8 @@ import msgspec
 
 from ray_jobs import errors
 from ray_jobs.scrubbing import scrubbed
+
+from .open_files import ServerFull
 
 if TYPE_CHECKING:
     from .face import Face
@@ -58,6 +62,11 @@ class ErrorAnswer(msgspec.Struct):
     error: ErrorDetail
 
 
+#: What passes, or is for whoever runs the server to mend: files, memory, disk.
+_EXHAUSTED = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT}
+)
+
 Respond = Callable[[int, str, str, Mapping[str, str]], aiohttp.web.Response]
 
 
@@ -93,6 +102,8 @@ def guarded(respond: Respond) -> Callable[[Handler], Handler]:
                 return await handler(face, request)
             except Exception as error:  # noqa: BLE001 - the one place for it
                 answer = _answer(error, request, respond)
+                if isinstance(error, ServerFull):
+                    answer.force_close()
             if _has_begun(request):
                 # Part of another answer is out: the client must see that it is broken off.
                 if request.transport is not None:
@@ -125,6 +136,10 @@ def _answer(
         return respond(400, errors.InvalidRequest.code, f"The body is malformed: {error}", {})
     if isinstance(error, ConnectionError) and _is_gone(request):
         return respond(400, errors.InvalidRequest.code, "The client has gone away.", {})
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        logger.warning("%s %s: %s", request.method, request.path, error)
+        message = f"The server has run out of something: {os.strerror(error.errno)}. Try again."
+        return respond(503, errors.ServerNotReady.code, message, {"Retry-After": "5"})
     incident = secrets.token_hex(4)
     said = scrubbed("".join(traceback.format_exception(error)))
     logger.error(

@@ -21,6 +21,7 @@ from ray_jobs.records import ManagerReply, decode_reply, log_name
 
 from .driver_follower import DriverFollower
 from .follower import Follower
+from .growth import Growth
 from .guard.audit import note_job
 from .guard.limits import Gauge
 from .guard.settings import DEFAULT_MAX_SUBMISSION_BYTES
@@ -33,9 +34,11 @@ _ID_LENGTH = 16
 _DRIVER_ID = re.compile(r"[0-9a-f]{8}")
 #: Jobs of a long list that are encoded in one step of the event loop: under 2 ms.
 LIST_SLICE_JOBS = 250
-#: Packages above this size count as big ones; of those only so many are in memory at once.
+#: Packages above this size count as big ones; of those only so many are handed on at once.
 BIG_UPLOAD_BYTES = 8 * 1024 * 1024
 MAX_BIG_UPLOADS = 2
+#: Packages that are received at once, into files.
+MAX_UPLOADS = 32
 #: Threads that read logs from the disk; those in the page cache need none.
 LOG_THREADS = 4
 #: How long `close` waits for the tails to tell their clients, in seconds.
@@ -73,9 +76,12 @@ class Face:
         self.config = config
         self.packages = packages
         self.logs = logs
+        self.uploads = asyncio.Semaphore(MAX_UPLOADS)
         self.upload_slots = asyncio.Semaphore(MAX_BIG_UPLOADS)
         #: Set once the server shuts down: tails and waits end.
         self.closing = asyncio.Event()
+        #: What tails wait with.
+        self.growth = Growth()
         #: Where logs are read that aren't in the page cache.
         self.log_threads = ThreadPoolExecutor(LOG_THREADS, thread_name_prefix="ray-jobs-log")
         self._manager = manager
@@ -97,6 +103,7 @@ class Face:
         await self._drivers.close()
         await self._follower.close()
         self.log_threads.shutdown(wait=False)
+        self.growth.close()
 
     # --- reading ----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import ray
 from ray_jobs import _ray
 from ray_jobs.errors import RayJobsError, ServerUnreachable
 
+from .connections import KEEPALIVE_TIMEOUT_S, Connections, log_malformed_requests_briefly
 from .face import Face
 from .guard import Guard
 from .guard.audit import Notes
@@ -27,6 +28,7 @@ from .guard.clients import authorization
 from .guard.guard import INVALID_TOKEN
 from .hosting import face_config, make_guard, packages
 from .manager_link import RayManager
+from .open_files import raise_limit
 from .ray_logs import RayLogs
 from .ray_ports import RayDrivers, RayStore
 from .routes import ROUTES
@@ -89,6 +91,7 @@ def serve(
             hint="Start the cluster with RAY_AUTH_MODE=token, listen on 127.0.0.1, or say"
             " --insecure if something else guards the port.",
         )
+    raise_limit()
     guard = make_guard(
         "gateway",
         log_dir=_ray.logs_dir(),
@@ -123,22 +126,30 @@ def probe(address: str) -> None:
 
 async def _serve(guard: Guard, host: str, port: int, tls: ssl.SSLContext | None) -> None:
     face = make_face(guard)
-    runner = aiohttp.web.AppRunner(make_app(face, guard), access_log=None, shutdown_timeout=2.0)
+    app = make_app(face, guard)
+    log_malformed_requests_briefly()
+    connections = Connections()
+    connections.guard(app)
+    runner = aiohttp.web.AppRunner(
+        app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_TIMEOUT_S
+    )
     await runner.setup()
-    site = aiohttp.web.TCPSite(runner, host, port, ssl_context=tls)
     try:
-        await site.start()
+        server = await connections.listen(runner, host, port, tls=tls)
     except OSError as error:
         await runner.cleanup()
         raise GatewayError(f"Can't listen on {host}:{port}: {error.strerror}.") from None
     await face.start()
-    bound_port = runner.addresses[0][1]
+    sweeping = asyncio.ensure_future(connections.sweep(runner))
+    bound_port = server.sockets[0].getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if tls else 'http'}://{shown}:{bound_port}"
     print(f"ray-jobs gateway listening on {url}", flush=True)
     try:
         await until_told_to_end()
     finally:
+        server.close()
+        sweeping.cancel()
         await face.close()
         await runner.cleanup()
         await guard.close()

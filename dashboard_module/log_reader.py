@@ -27,15 +27,26 @@ class LogFile:
         self._path = path
         self._threads = threads
         self._fd: int | None = None
+        #: Device and number of the file, once it has been opened: another one isn't its sequel.
+        self._identity: tuple[int, int] | None = None
         self._peeks = sys.platform == "linux"
 
     def open(self) -> bool:
-        """Open the file unless it is. Returns False if there is none. Raises `OSError`."""
+        """Open the file unless it is. Returns False if there is none. Raises `OSError`.
+
+        Closed and opened again, it is the same file, or none: its name may have got another one.
+        """
         if self._fd is None and self._path is not None:
             try:
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except FileNotFoundError:
                 return False
+            status = os.fstat(self._fd)
+            identity = status.st_dev, status.st_ino
+            if self._identity not in (None, identity):
+                self.close()
+                return False
+            self._identity = identity
         return self._fd is not None
 
     def close(self) -> None:
@@ -57,6 +68,16 @@ class LogFile:
             loop = asyncio.get_running_loop()
             data = await loop.run_in_executor(self._threads, os.pread, self._fd, size, offset)
         return data
+
+    async def read_once(self, offset: int, size: int) -> bytes:
+        """As `read`, and leave the file closed.
+
+        So a tail costs its connection alone, and ten thousand that are woken at once no more.
+        """
+        try:
+            return await self.read(offset, size)
+        finally:
+            self.close()
 
     async def json_pieces(self) -> AsyncIterator[bytes]:
         """Yield what the log holds by now as the inside of a JSON string.

@@ -1,7 +1,8 @@
-"""Writing a big package into the GCS from a process of its own.
+"""Checking a big package and writing it into the GCS, from a process of its own.
 
 Ray's client copies the value several times while it holds the GIL, a thread's call too: half a
-second for the largest, in which Ray's dashboard would answer nobody.
+second for the largest, in which Ray's dashboard would answer nobody. And the memory for it is that
+process's, for as long as it takes.
 """
 
 from __future__ import annotations
@@ -9,48 +10,57 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
+from typing import IO
+
+from .package_check import BadPackage, check_package
 
 logger = logging.getLogger(__name__)
 
-#: Handed to the process at once: under 1 ms.
-SLICE_BYTES = 1024 * 1024
+#: The exit status for a package that is refused; why is what the process has said.
+REFUSED = 3
 
 
-async def write_package(gcs_address: str, uri: str, data: bytes) -> None:
-    """Store a package. Raises `RuntimeError` if the GCS doesn't take it."""
+async def write_package(gcs_address: str, uri: str, file: IO[bytes]) -> None:
+    """Store a package, a regular file.
+
+    Raises `BadPackage`, and `RuntimeError` if the GCS doesn't take it.
+    """
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         __name__,
         gcs_address,
         uri,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdin=file,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stdin is not None
-    assert process.stderr is not None
     try:
-        # It reads everything before it says anything.
-        with contextlib.suppress(ConnectionError):
-            for start in range(0, len(data), SLICE_BYTES):
-                process.stdin.write(memoryview(data)[start : start + SLICE_BYTES])
-                await process.stdin.drain()
-        process.stdin.close()
-        said = await process.stderr.read()
-        code = await process.wait()
+        refusal, said = await process.communicate()
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
         raise
-    if code != 0:
-        logger.error("Writing %s failed (%d): %s", uri, code, said.decode(errors="replace"))
+    if process.returncode == REFUSED:
+        raise BadPackage(refusal.decode(errors="replace"))
+    if process.returncode != 0:
+        words = said.decode(errors="replace")
+        logger.error("Writing %s failed (%d): %s", uri, process.returncode, words)
         raise RuntimeError(f"The GCS didn't take {uri}.")
 
 
 def main(gcs_address: str, uri: str) -> None:
+    try:
+        check_package(uri, sys.stdin.buffer)
+    except BadPackage as error:
+        sys.stdout.buffer.write(str(error).encode(errors="replace"))
+        sys.stdout.flush()
+        sys.exit(REFUSED)
+    sys.stdin.buffer.seek(0)
     data = sys.stdin.buffer.read()
     from ray_jobs import _ray
 

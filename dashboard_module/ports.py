@@ -6,11 +6,14 @@ Every port raises `errors.ServerNotReady` when what is behind it can't be reache
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Protocol
+from typing import IO, Protocol
 
 from ray_jobs.records import JobRecord
 
 from .drivers import DriverEntry
+
+#: A package of at most so many bytes may be held in memory.
+SMALL_PACKAGE_BYTES = 256 * 1024
 
 
 class ManagerPort(Protocol):
@@ -92,5 +95,11 @@ class PackagePort(Protocol):
     async def pin(self, uri: str) -> None:
         """Keep a package for a while though no job uses it yet. No-op if there is none."""
 
-    async def put(self, uri: str, data: bytes) -> None:
-        """Store a package, or replace it."""
+    async def put(self, uri: str, file: IO[bytes]) -> None:
+        """Store a package, or replace it.
+
+        Args:
+            file: Its bytes; a regular file where it has more than `SMALL_PACKAGE_BYTES`.
+
+        Raises `BadPackage` for an archive that a node couldn't unpack as it should.
+        """

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import IO, Any
 
 import grpc
 from ray.exceptions import RayError
@@ -20,6 +21,7 @@ from ray_jobs.validation import SUBMISSION_ID_METADATA_KEY
 
 from .drivers import DriverEntry
 from .face import BIG_UPLOAD_BYTES
+from .package_check import check_package
 from .package_writer import write_package
 
 logger = logging.getLogger(__name__)
@@ -81,12 +83,17 @@ class RayPackages:
         with cluster_trouble():
             await asyncio.to_thread(self._kv.pin_package, uri)
 
-    async def put(self, uri: str, data: bytes) -> None:
+    async def put(self, uri: str, file: IO[bytes]) -> None:
         with cluster_trouble():
-            if len(data) <= BIG_UPLOAD_BYTES:
-                await asyncio.to_thread(self._kv.put_package, uri, data)
+            if file.seek(0, os.SEEK_END) <= BIG_UPLOAD_BYTES:
+                await asyncio.to_thread(self._put_small, uri, file)
             else:
-                await write_package(self._gcs_address, uri, data)
+                await write_package(self._gcs_address, uri, file)
+
+    def _put_small(self, uri: str, file: IO[bytes]) -> None:
+        check_package(uri, file)
+        file.seek(0)
+        self._kv.put_package(uri, file.read())
 
 
 def _entry(row: _ray.DriverRow) -> DriverEntry:

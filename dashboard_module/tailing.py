@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import aiohttp.web
 from aiohttp import WSCloseCode, WSMsgType
 
-from ray_jobs.inotify import GrowthWatch
 from ray_jobs.keepalive import notice_dead_peer
 
 from .face import Face
 from .foreign_logs import followed
 from .jobs import SubmissionJob
 from .log_reader import MAX_FRAME_BYTES, LogFile
+from .open_files import need_room
 
 #: A quiet tail sends a ping so often, so that proxies keep the connection. An answer isn't
 #: waited for: a client may read slowly, or be paused for hours.
@@ -50,7 +50,10 @@ async def serve_tail(
     """Send a log from a byte offset on. Closes with 1000 at its end, with 1001 at a shutdown.
 
     A slow client is awaited; it costs a bounded buffer, and no other client anything.
+
+    Raises `ServerNotReady` when there is no room for one more.
     """
+    need_room(request, stays=True)
     if await face.logs.is_elsewhere(job.record):
         async with contextlib.aclosing(followed(face, job, offset)) as chunks:
             first = await anext(chunks, b"")  # a log that can't be read is an ordinary answer
@@ -107,14 +110,14 @@ async def _pump(
     log = LogFile(path, face.log_threads)
     with (
         contextlib.closing(log),
-        GrowthWatch(path) as growth,
+        face.growth.waiter(path) as growth,
         face.watch(job, growth.wake),
     ):
         last_sent = loop.time()
         while True:
             # Before reading: when the face knows of the end, the log is complete on the disk.
             has_ended = face.has_ended(job)
-            while data := await log.read(offset, MAX_FRAME_BYTES):
+            while data := await log.read_once(offset, MAX_FRAME_BYTES):
                 offset += len(data)
                 for frame in frames.feed(data):
                     await _send(websocket, frame)

@@ -7,13 +7,13 @@ job server, Ray's own too.
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import msgspec
 
 from ray_jobs.errors import InvalidRequest, InvalidRuntimeEnv
 from ray_jobs.models import SubmitRequest
+from ray_jobs.runtime_env_fields import check_fields, json_type
 
 #: A submission id is part of a file name (`job-driver-<id>.log`), of at most 255 bytes.
 MAX_SUBMISSION_ID_BYTES = 200
@@ -28,6 +28,10 @@ JOB_CONFIG_ENV_VAR = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 #: Ray's metadata keys that link a driver to its submission.
 SUBMISSION_ID_METADATA_KEY = "job_submission_id"
 JOB_NAME_METADATA_KEY = "job_name"
+#: Ray counts each resource in ten-thousandths, in 64 bits.
+MAX_QUANTITY = (2**63 - 1) // 10_000
+#: How much of what a client sent is repeated to it, in characters.
+MAX_SHOWN_CHARS = 80
 
 
 class _StrictSubmitRequest(SubmitRequest, kw_only=True, forbid_unknown_fields=True):
@@ -40,15 +44,22 @@ def parse_submit_request(body: bytes) -> SubmitRequest:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body isn't JSON: {error}") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The body must be a JSON object with the key 'entrypoint'.")
     present = {key: value for key, value in data.items() if value is not None}
     if "entrypoint" not in present:
         raise InvalidRequest("The key 'entrypoint' is missing: give the shell command to run.")
+    if isinstance(present.get("runtime_env"), dict):
+        fields = present["runtime_env"]
+        present["runtime_env"] = {key: each for key, each in fields.items() if each is not None}
     try:
         request = msgspec.convert(present, _StrictSubmitRequest)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"Malformed submission: {error}") from None
+        raise InvalidRequest(f"Malformed submission: {str(error)[:500]}") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
     validate(request)
     return request
 
@@ -58,10 +69,12 @@ def validate(request: SubmitRequest) -> None:
     submission_id = request.submission_id or request.job_id
     if submission_id:
         check_submission_id(submission_id)
+    check_fields(request.runtime_env or {})
     check_feasible(request)
     for name, text in (request.metadata or {}).items():
-        _check_text(f"metadata key {name!r}", name)
-        _check_text(f"metadata[{name!r}]", text)
+        shown = name[:MAX_SHOWN_CHARS]
+        _check_text(f"metadata key {shown!r}", name)
+        _check_text(f"metadata[{shown!r}]", text)
 
 
 def check_feasible(request: SubmitRequest) -> None:
@@ -83,7 +96,11 @@ def check_feasible(request: SubmitRequest) -> None:
                 f"entrypoint_resources has no key '{name}': use entrypoint_num_cpus,"
                 " entrypoint_num_gpus or entrypoint_memory."
             )
-        _check_quantity(f"entrypoint_resources['{name}']", value)
+        shown = f"entrypoint_resources[{name[:MAX_SHOWN_CHARS]!r}]"
+        if not name.strip():
+            raise InvalidRequest(f"{shown}: the name of a resource is empty.")
+        _check_text(shown, name)
+        _check_quantity(shown, value)
     _check_env_vars(request.runtime_env or {})
     _check_argument(
         "runtime_env and metadata together (handed to the driver in one environment variable)",
@@ -92,7 +109,11 @@ def check_feasible(request: SubmitRequest) -> None:
 
 
 def check_submission_id(submission_id: str) -> None:
-    """Raise `InvalidRequest` unless the id can name a job and its log file."""
+    """Raise `InvalidRequest` unless the id can name a job, its log file, and a path of a URL."""
+    if submission_id in (".", ".."):
+        raise InvalidRequest(
+            f"The submission id {submission_id!r} can't be asked for: URLs drop such a segment."
+        )
     if any(ord(char) < 32 or ord(char) == 127 for char in submission_id):
         raise InvalidRequest(f"The submission id {submission_id[:80]!r} holds a control character.")
     _check_file_name(submission_id, MAX_SUBMISSION_ID_BYTES)
@@ -121,8 +142,8 @@ def check_no_local_paths(runtime_env: dict[str, Any]) -> None:
     for field, value in entries:
         if isinstance(value, str) and "://" not in value:
             raise InvalidRuntimeEnv(
-                f"runtime_env['{field}'] must be a URI here, got {value!r}: a client uploads local"
-                " files to PUT /api/packages/gcs/<name>.zip and submits gcs://<name>.zip."
+                f"runtime_env['{field}'] must be a URI here, got {value[:MAX_SHOWN_CHARS]!r}: a"
+                " client uploads local files to PUT /api/packages/gcs/<name>.zip and submits gcs://<name>.zip."
             )
 
 
@@ -160,8 +181,13 @@ def _check_argument(what: str, text: str) -> None:
 
 
 def _check_quantity(name: str, value: float) -> None:
-    if not math.isfinite(value) or value < 0:
-        raise InvalidRequest(f"{name} must be a number of at least 0, got {value}.")
+    # Compared before anything else: a whole number of any length may come here.
+    if not 0 <= value <= MAX_QUANTITY:  # NaN too
+        raise InvalidRequest(
+            f"{name} must be a number from 0 to {MAX_QUANTITY}, got {value:.4g}."
+            if isinstance(value, float)
+            else f"{name} must be a number from 0 to {MAX_QUANTITY}, got {str(value)[:40]}."
+        )
 
 
 def _check_env_vars(runtime_env: dict[str, Any]) -> None:
@@ -170,16 +196,17 @@ def _check_env_vars(runtime_env: dict[str, Any]) -> None:
         return
     if not isinstance(env_vars, dict):
         raise InvalidRuntimeEnv(
-            f"runtime_env['env_vars'] must be an object of strings, got {type(env_vars).__name__}."
+            f"runtime_env['env_vars'] must be an object of strings, got {json_type(env_vars)}."
         )
     for name, value in env_vars.items():
+        shown = name[:MAX_SHOWN_CHARS]
         if not isinstance(value, str):
             raise InvalidRuntimeEnv(
-                f"runtime_env['env_vars'][{name!r}] must be a string, got"
-                f" {type(value).__name__}: quote it."
+                f"runtime_env['env_vars'][{shown!r}] must be a string, got {json_type(value)}:"
+                " quote it."
             )
         if not name or "=" in name:
-            raise InvalidRuntimeEnv(f"runtime_env['env_vars'] has the impossible name {name!r}.")
-        _check_text(f"runtime_env['env_vars'] name {name!r}", name)
-        _check_text(f"runtime_env['env_vars'][{name!r}]", value)
-        _check_argument(f"runtime_env['env_vars'][{name!r}]", f"{name}={value}")
+            raise InvalidRuntimeEnv(f"runtime_env['env_vars'] has the impossible name {shown!r}.")
+        _check_text(f"runtime_env['env_vars'] name {shown!r}", name)
+        _check_text(f"runtime_env['env_vars'][{shown!r}]", value)
+        _check_argument(f"runtime_env['env_vars'][{shown!r}]", f"{name}={value}")

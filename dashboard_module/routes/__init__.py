@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from . import jobs, logs, own, packages
+from . import jobs, logs, openapi, own, packages
 from .route import Route
 
-ROUTES: list[Route] = [*jobs.ROUTES, *logs.ROUTES, *packages.ROUTES, *own.ROUTES]
+ROUTES: list[Route] = [
+    *jobs.ROUTES,
+    *logs.ROUTES,
+    *packages.ROUTES,
+    *own.ROUTES,
+    *openapi.ROUTES,
+]
 
 __all__ = ["ROUTES", "Route"]

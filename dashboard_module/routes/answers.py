@@ -6,6 +6,7 @@ import asyncio
 import io
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import IO
 
 import aiohttp.web
 import msgspec
@@ -15,6 +16,10 @@ from ray_jobs import errors
 JSON_HEADERS = {"Content-Type": "application/json; charset=utf-8"}
 #: A client that sends nothing of its body for so long is given up, in seconds.
 BODY_STALL_S = 60.0
+#: And one that, after that time, has sent less than this on the average.
+MIN_BODY_BYTES_PER_S = 4096
+#: Written to a file at once, off the event loop.
+WRITE_BATCH_BYTES = 256 * 1024
 
 
 def json_answer(value: object, headers: Mapping[str, str] | None = None) -> aiohttp.web.Response:
@@ -52,7 +57,19 @@ async def stream_answer(
 async def read_body(
     request: aiohttp.web.Request, limit: int, too_large: Callable[[str], errors.TooLarge]
 ) -> bytes:
-    """Read a body as it comes, of any size up to `limit` bytes.
+    """Return a whole body. As `receive_body`."""
+    file = io.BytesIO()
+    await receive_body(request, limit, too_large, file)
+    return file.getvalue()
+
+
+async def receive_body(
+    request: aiohttp.web.Request,
+    limit: int,
+    too_large: Callable[[str], errors.TooLarge],
+    file: IO[bytes],
+) -> None:
+    """Write a body to a file as it comes, of any size up to `limit` bytes.
 
     `request.read()` would hold it to the limit of the whole application.
 
@@ -61,24 +78,52 @@ async def read_body(
 
     Raises:
         TooLarge: at once when the request names its length.
-        InvalidRequest: the client has stopped sending.
+        InvalidRequest: the client has stopped sending, or sends a byte now and then.
+        ServerNotReady: the disk is full.
     """
     message = f"The body is over the limit of {limit:,} bytes."
     if request.content_length is not None and request.content_length > limit:
         raise too_large(message)
-    buffer = io.BytesIO()
-    while True:
-        try:
-            chunk = await asyncio.wait_for(request.content.readany(), BODY_STALL_S)
-        except asyncio.TimeoutError:
-            raise errors.InvalidRequest(
-                f"The body stalled: no byte came for {BODY_STALL_S:.0f} s."
-            ) from None
-        if not chunk:
-            return buffer.getvalue()
-        if buffer.tell() + len(chunk) > limit:
-            raise too_large(message)
-        buffer.write(chunk)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    size = 0
+    batch: list[bytes] = []
+    try:
+        while chunk := await _next_chunk(
+            request, begun + BODY_STALL_S + size / MIN_BODY_BYTES_PER_S
+        ):
+            size += len(chunk)
+            if size > limit:
+                raise too_large(message)
+            batch.append(chunk)
+            if isinstance(file, io.BytesIO):
+                file.writelines(batch)
+                batch.clear()
+            elif sum(map(len, batch)) >= WRITE_BATCH_BYTES:
+                await asyncio.to_thread(file.writelines, batch)
+                batch.clear()
+        if batch:
+            await asyncio.to_thread(file.writelines, batch)
+    finally:
+        batch.clear()  # an exception would keep it, until the garbage is collected
+
+
+async def _next_chunk(request: aiohttp.web.Request, deadline: float) -> bytes:
+    """Return what has come of a body; nothing at its end.
+
+    Args:
+        deadline: When its bytes so far would have been too slow, by the event loop's clock.
+    """
+    remaining_s = deadline - asyncio.get_running_loop().time()
+    try:
+        return await asyncio.wait_for(
+            request.content.readany(), max(0, min(BODY_STALL_S, remaining_s))
+        )
+    except asyncio.TimeoutError:
+        raise errors.InvalidRequest(
+            f"The body stalled: no byte came for {BODY_STALL_S:.0f} s, or less than"
+            f" {MIN_BODY_BYTES_PER_S:,} bytes a second."
+        ) from None
 
 
 def integer(request: aiohttp.web.Request, name: str, low: int, high: int) -> int | None:

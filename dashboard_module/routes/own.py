@@ -18,6 +18,7 @@ from ..errors import json_errors
 from ..face import Face
 from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames
+from ..open_files import need_room
 from ..tailing import serve_tail
 from .answers import integer, json_answer, seconds, stream_answer
 from .route import Route
@@ -76,6 +77,7 @@ async def get_details(face: Face, request: aiohttp.web.Request) -> aiohttp.web.R
 
 @json_errors
 async def wait_for_job(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Response:
+    need_room(request, stays=True)
     job = await face.wait(
         request.match_info["job_id"],
         timeout_s=seconds(request, "timeout_s", DEFAULT_WAIT_S, MAX_WAIT_S),

@@ -3,17 +3,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import re
+import tempfile
+from collections.abc import AsyncIterator
 
 import aiohttp.web
 
-from ray_jobs.errors import InvalidRequest, PackageNotFound, PackageTooLarge
+from ray_jobs.errors import InvalidRequest, PackageNotFound, PackageTooLarge, ServerNotReady
 
 from ..errors import plain_errors
 from ..face import BIG_UPLOAD_BYTES, Face
-from .answers import read_body
+from ..package_check import BadPackage
+from ..ports import SMALL_PACKAGE_BYTES
+from .answers import receive_body
 from .route import Route
+
+#: How long an upload waits for others, in seconds.
+TURN_TIMEOUT_S = 60.0
 
 #: A file name: it becomes one where the package is unpacked.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!~@=-]{0,254}")
@@ -34,14 +43,36 @@ async def put_package(face: Face, request: aiohttp.web.Request) -> aiohttp.web.R
     uri = package_uri(request)
     limit = face.packages.max_bytes
     length = request.content_length
-    is_small = length is not None and length <= BIG_UPLOAD_BYTES
     if length is not None and length > limit:
         raise too_large(f"The package is {length:,} bytes, over the limit of {limit:,}.")
     # Bodies that wait for their turn aren't read: they stay with their clients.
-    async with contextlib.nullcontext() if is_small else face.upload_slots:
-        data = await read_body(request, limit, too_large)
-        await face.packages.put(uri, data)
+    async with turn(face.uploads):
+        is_small = length is not None and length <= SMALL_PACKAGE_BYTES
+        # A file that nobody else sees, and that is gone with the request, however that ends.
+        with io.BytesIO() if is_small else tempfile.TemporaryFile() as file:
+            await receive_body(request, limit, too_large, file)
+            is_big = file.tell() > BIG_UPLOAD_BYTES
+            async with turn(face.upload_slots) if is_big else contextlib.nullcontext():
+                try:
+                    await face.packages.put(uri, file)
+                except BadPackage as error:
+                    raise InvalidRequest(str(error)) from None
     return aiohttp.web.Response()
+
+
+@contextlib.asynccontextmanager
+async def turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Hold one of the slots. Raises `ServerNotReady` when none gets free in time."""
+    try:
+        await asyncio.wait_for(slots.acquire(), TURN_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        raise ServerNotReady(
+            "Too many packages are being uploaded; try again.", retry_after_s=10
+        ) from None
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def too_large(message: str) -> PackageTooLarge:

@@ -33,6 +33,7 @@ def listen(directory: str, name: str, backlog: int) -> socket.socket:
     with short_path(directory, name) as path:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+        os.fchmod(listener.fileno(), 0o600)  # which the file gets by bind
         listener.bind(path)
     listener.listen(backlog)
     return listener

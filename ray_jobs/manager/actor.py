@@ -38,6 +38,7 @@ from ray_jobs.manager.seats import Found, PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
+from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
 from ray_jobs.store import KvStore, StoredIds, Superseded
 from ray_jobs.supervisor.node import work_dir
 from ray_jobs.validation import check_no_local_paths, validate
@@ -241,11 +242,13 @@ class JobManager:
 def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> JobRecord:
     """Return the record of a new job. Raises `InvalidRequest`."""
     validate(request)
-    check_no_local_paths(request.runtime_env or {})
+    given = request.runtime_env or {}
+    check_known(given, has_plugins=any(os.environ.get(name) for name in PLUGIN_VARIABLES))
+    check_no_local_paths(given)
     try:
-        runtime_env = _ray.normalised_runtime_env(request.runtime_env or {})
-    except (TypeError, ValueError) as error:
-        raise InvalidRuntimeEnv(f"Malformed runtime_env: {error}") from None
+        runtime_env = _ray.normalised_runtime_env(given)
+    except Exception as error:  # noqa: BLE001 - Ray opens files, and asks the schemas of plugins
+        raise InvalidRuntimeEnv(f"Malformed runtime_env: {str(error)[:1000]}") from None
     selector = request.entrypoint_label_selector
     problem = _ray.label_selector_error(selector) if selector else None
     if problem:

@@ -10,6 +10,7 @@ from typing import Any
 from ray.exceptions import ActorUnavailableError, RayError
 
 from ray_jobs.channel import CallFailed, Channel
+from ray_jobs.scrubbing import scrubbed
 
 logger = logging.getLogger(__name__)
 
@@ -65,4 +66,4 @@ async def farewell(call: Any) -> None:
 def brief(error: BaseException) -> str:
     """Return what went wrong without the traceback that Ray puts around it."""
     cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {cause}"
+    return scrubbed(f"{type(cause).__name__}: {cause}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -24,6 +25,7 @@ from ray_jobs.manager.pool import Member
 from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
+from ray_jobs.scrubbing import scrubbed, secret_values
 
 logger = logging.getLogger(__name__)
 
@@ -113,10 +115,11 @@ class Runner:
     async def _lead(self, lead: Lead) -> None:
         try:
             await self._lead_to_end(lead)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the job fails with its reason
             message, error_type = explained(error)
             if error_type is JobErrorType.JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE:
-                logger.error("Leading job %s failed.", lead.submission_id, exc_info=error)
+                trace = scrubbed("".join(traceback.format_exception(error)))
+                logger.error("Leading job %s failed.\n%s", lead.submission_id, trace)
             await self._fail(lead, message, error_type)
         finally:
             await asyncio.shield(self._leave(lead))
@@ -290,6 +293,8 @@ class Runner:
         if record.status is JobStatus.RUNNING and lead.seat is not None:
             # Nothing that it started may outlive the job (rule 7).
             await farewell(lead.seat.call("abandon", record.attempt))
+        # Who builds environments quotes URLs and commands, passwords and all.
+        message = scrubbed(message, secret_values(record.runtime_env))
         # Before the record says that the job has ended: its log is complete then.
         self._services.logs.append(lead.submission_id, message + "\n")
         await self._journal.update(

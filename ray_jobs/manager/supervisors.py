@@ -19,6 +19,7 @@ from ray_jobs import _ray, supervisor
 from ray_jobs.keeper import zygote_source
 from ray_jobs.manager.environments import Built
 from ray_jobs.records import JobRecord, log_name
+from ray_jobs.scrubbing import scrubbed
 from ray_jobs.validation import JOB_CONFIG_ENV_VAR, job_config_json
 
 #: A supervisor waits for the ends of its jobs and for orders at once.
@@ -192,7 +193,7 @@ class Supervisors:
             "entrypoint": record.entrypoint,
             "log_name": log_name(record.submission_id),
             "log_header": f"Running entrypoint for job {record.submission_id}: "
-            f"{record.entrypoint}\n",
+            f"{scrubbed(record.entrypoint)}\n",
             "fresh_log": not record.on_head,
             "stop_requested": record.stop_requested,
             "command_prefix": built.command_prefix,

@@ -222,6 +222,34 @@ def test_servers_logs_hold_no_secret(cluster: Cluster, address: str) -> None:
             assert URL_PASSWORD not in text, path
 
 
+def test_broken_environments_hold_no_secret(cluster: Cluster) -> None:
+    """Installers quote what they were called with; so do Ray's exceptions."""
+    index = f"--extra-index-url=https://alice:{URL_PASSWORD}@127.0.0.1:1/"
+    fields: list[dict[str, Any]] = [
+        {"pip": {"packages": ["nosuch-1"], "pip_install_options": [index, "--no-index"]}},
+        {"pip": [f"x @ https://alice:{URL_PASSWORD}@127.0.0.1:1/x-1.0-py3-none-any.whl"]},
+    ]
+    with JobSubmissionClient(cluster.address) as client:
+        for number, each in enumerate(fields):
+            job_id = client.submit_job(
+                entrypoint=f"true https://alice:{URL_PASSWORD}@host",
+                runtime_env={**each, "env_vars": {"KEY": ENV_VALUE}},
+                # A supervisor of the pool, and one of the job's own.
+                entrypoint_num_cpus=0.1 * number,
+            )
+            info = client.wait_until_finish(job_id, timeout=120)
+            assert info.status == "FAILED"
+            assert "<redacted>@127.0.0.1:1/" in str(info.message)
+            for text in (str(info.message), client.get_job_logs(job_id)):
+                assert not any(secret in text for secret in (ENV_VALUE, URL_PASSWORD))
+        job_id = client.submit_job(
+            entrypoint=f"true https://alice:{URL_PASSWORD}@host",
+            runtime_env={"env_vars": {"KEY": ENV_VALUE}},
+        )
+        client.wait_until_finish(job_id, timeout=60)
+        assert "true https://<redacted>@host\n" in client.get_job_logs(job_id)
+
+
 def test_files_are_their_owners(cluster: Cluster, gateway: str, job_id: str) -> None:
     work_dir = cluster.folder / "session_latest" / "ray_jobs"
     assert stat.S_IMODE(work_dir.stat().st_mode) == 0o700
@@ -234,8 +262,7 @@ def test_files_are_their_owners(cluster: Cluster, gateway: str, job_id: str) -> 
     assert {stat.S_IMODE(path.stat().st_mode) for path in ours} == {0o600}
     sockets = [path for path in work_dir.rglob("*") if path.is_socket()]
     assert sockets
-    # Who connects needs to write. That the folder is closed to others is one wall more.
-    assert not any(path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) for path in sockets)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o600}
 
 
 def test_redact_always(cluster: Cluster, job_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -11,6 +12,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
+from tests.archives import zip_of
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.waiting import wait_until
 
@@ -19,6 +21,13 @@ HOOK_MODULE = """
 import time
 def look():
     return {"mine": {"is_active": "ACTIVE", "reason": "by the hook", "timestamp": time.time()}}
+"""
+PLUGIN_MODULE = """
+from ray._private.runtime_env.plugin import RuntimeEnvPlugin
+class Mine(RuntimeEnvPlugin):
+    name = "mine"
+    def modify_context(self, uris, runtime_env, context, logger):
+        context.env_vars["MINE"] = runtime_env["mine"]
 """
 #: For which a package is kept that no job uses.
 PIN_S = 3
@@ -34,6 +43,7 @@ KNOBS = {
     "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "0",
     "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": str(PIN_S),
     "RAY_CLUSTER_ACTIVITY_HOOK": "activity_hook.look",
+    "RAY_RUNTIME_ENV_PLUGINS": '[{"class": "mine_plugin.Mine"}]',
     "OMP_NUM_THREADS": "3",
 }
 
@@ -42,6 +52,7 @@ KNOBS = {
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     hook = tmp_path_factory.mktemp("hook")
     (hook / "activity_hook.py").write_text(HOOK_MODULE)
+    (hook / "mine_plugin.py").write_text(PLUGIN_MODULE)
     env = {**KNOBS, "PYTHONPATH": str(hook)}
     with plugin(enabled=True), running_cluster(env, cpus=1) as cluster:
         cluster.add_node(cpus=1)
@@ -104,7 +115,7 @@ def test_package_that_no_job_uses_is_kept_as_long_as_asked(
     client: JobSubmissionClient, cluster: Cluster
 ) -> None:
     url = f"{client.address}/api/packages/gcs/pinned.zip"
-    assert requests.put(url, data=b"PK", timeout=30).status_code == 200
+    assert requests.put(url, data=zip_of(), timeout=30).status_code == 200
     assert requests.get(url, timeout=30).status_code == 200  # which pins it
     began = time.monotonic()
     # The route would pin it anew.
@@ -122,3 +133,14 @@ def test_threads_of_the_node(client: JobSubmissionClient) -> None:
     for job_id, threads in ((plain, "3"), (own, "5")):
         assert client.wait_until_finish(job_id, timeout=60).status is JobStatus.SUCCEEDED
         assert client.get_job_logs(job_id).endswith(f"\n{threads}\n")
+
+
+def test_fields_of_a_plugin_of_the_cluster(client: JobSubmissionClient) -> None:
+    def submit(runtime_env: dict[str, Any]) -> requests.Response:
+        body: dict[str, Any] = {"entrypoint": "echo $MINE", "runtime_env": runtime_env}
+        return requests.post(f"{client.address}/api/jobs/", json=body, timeout=30)
+
+    assert submit({"_validate": False}).status_code == 400
+    job_id = submit({"mine": "by the plugin"}).json()["submission_id"]
+    assert client.wait_until_finish(job_id, timeout=60).status is JobStatus.SUCCEEDED
+    assert client.get_job_logs(job_id).endswith("\nby the plugin\n")

@@ -39,7 +39,25 @@ def test_null_is_absent() -> None:
     assert parse(job_id=None, metadata=None, runtime_env=None).metadata is None
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"{}"])
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff",
+        b"{}",
+        DEEP,
+        b'{"entrypoint": "true", "runtime_env": {"conda": {"a": ' + DEEP + b"}}}",
+        b'{"entrypoint": "true", "entrypoint_num_cpus": NaN}',
+        b'{"entrypoint": "true", "entrypoint_num_cpus": 1e999}',
+    ],
+)
 def test_body_that_is_no_submission(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_submit_request(body)
@@ -58,6 +76,14 @@ def test_body_that_is_no_submission(body: bytes) -> None:
         ({"entrypoint_num_cpus": "1"}, "entrypoint_num_cpus"),
         ({"entrypoint_num_cpus": -1}, "entrypoint_num_cpus"),
         ({"entrypoint_num_gpus": -0.1}, "entrypoint_num_gpus"),
+        ({"entrypoint_num_gpus": 1e308}, "entrypoint_num_gpus"),
+        ({"entrypoint_num_cpus": 10**400}, "entrypoint_num_cpus"),
+        ({"entrypoint_memory": 2**63}, "entrypoint_memory"),
+        ({"entrypoint_memory": -(2**70)}, "entrypoint_memory"),
+        ({"entrypoint_memory": True}, "entrypoint_memory"),
+        ({"entrypoint_resources": {"a": True}}, "entrypoint_resources"),
+        ({"entrypoint_resources": {"": 1}}, "entrypoint_resources"),
+        ({"entrypoint_resources": {"a\0b": 1}}, "entrypoint_resources"),
         ({"entrypoint_memory": 1.5}, "entrypoint_memory"),
         ({"entrypoint_resources": {"a": -1}}, "entrypoint_resources"),
         ({"entrypoint_resources": {"CPU": 1}}, "entrypoint_num_cpus"),
@@ -71,6 +97,8 @@ def test_body_that_is_no_submission(body: bytes) -> None:
         ({"runtime_env": {"env_vars": []}}, "env_vars"),
         ({"runtime_env": {"env_vars": {"A": "x" * MAX_ARGUMENT_BYTES}}}, "env_vars"),
         ({"submission_id": "a/b"}, "slash"),
+        ({"submission_id": "."}, "URLs"),
+        ({"job_id": ".."}, "URLs"),
         ({"submission_id": "a\nb"}, "control character"),
         ({"submission_id": "x" * 10_000}, "10000 bytes"),
         ({"unknown_field": 1}, "unknown_field"),
@@ -81,7 +109,7 @@ def test_refusals_name_what_is_wrong(fields: dict[str, Any], word: str) -> None:
         parse(**fields)
 
 
-@pytest.mark.parametrize("submission_id", ["a", "a.b", ".", "..", "\u4e16", "a b", "x" * 200])
+@pytest.mark.parametrize("submission_id", ["a", "a.b", "...", "\u4e16", "a b", "x" * 200])
 def test_unusual_ids(submission_id: str) -> None:
     check_submission_id(submission_id)
 

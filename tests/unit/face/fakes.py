@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import pathlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import IO, Any
 
 import aiohttp.web
 import msgspec
 from aiohttp.test_utils import TestClient
 from ray_jobs.dashboard_module.drivers import DriverEntry
+from ray_jobs.dashboard_module.package_check import check_package
 
 from ray_jobs.errors import DuplicateSubmissionId, JobNotFound, JobNotTerminal, ServerNotReady
 from ray_jobs.models import JobStatus, SubmitRequest
@@ -261,12 +262,14 @@ class FakePackages:
     async def pin(self, uri: str) -> None:
         self.pinned.append(uri)
 
-    async def put(self, uri: str, data: bytes) -> None:
+    async def put(self, uri: str, file: IO[bytes]) -> None:
+        check_package(uri, file)
+        file.seek(0)
         self.putting += 1
         self.most_putting = max(self.most_putting, self.putting)
         self.put_begun.release()
         await self.writable.wait()
-        self.stored[uri] = data
+        self.stored[uri] = file.read()
         self.putting -= 1
 
 

@@ -149,12 +149,13 @@ async def test_nothing_leaves_a_handler(route: Any) -> None:
     app.router.add_route(route.method, route.path, handle)
     path = route.path.format(job_id="a", protocol="gcs", name="a.zip")
     body = b'{"entrypoint": "true"}'
+    needs_no_face = route.name == "own_get_openapi"
     async with (
         TestClient(TestServer(app)) as client,
         client.request(route.method, path, data=body) as answer,
     ):
-        assert answer.status == 500
-        assert "incident" in await answer.text()
+        assert answer.status == (200 if needs_no_face else 500)
+        assert needs_no_face or "incident" in await answer.text()
 
 
 async def test_a_background_task_goes_on_after_failures() -> None:

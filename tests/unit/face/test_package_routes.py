@@ -7,13 +7,16 @@ import io
 from collections.abc import AsyncIterator
 
 import pytest
+from ray_jobs.dashboard_module import package_check
+from ray_jobs.dashboard_module.routes import answers, packages
 from yarl import URL
+
+from tests.archives import MIB, inflating_zip, zip_of, zip_of_size
 
 from .fakes import Client, Cluster
 
 PATH = "/api/packages/gcs/_ray_pkg_0123.zip"
 URI = "gcs://_ray_pkg_0123.zip"
-MIB = 1024 * 1024
 
 
 async def test_a_missing_package(client: Client, cluster: Cluster) -> None:
@@ -24,7 +27,7 @@ async def test_a_missing_package(client: Client, cluster: Cluster) -> None:
 
 
 async def test_uploading_and_finding_a_package(client: Client, cluster: Cluster) -> None:
-    data = bytes(range(256)) * 4096 * 10  # ten times the whole application's limit
+    data = zip_of_size(10 * MIB)  # ten times the whole application's limit
     async with client.put(PATH, data=io.BytesIO(data)) as answer:
         assert (answer.status, await answer.read()) == (200, b"")
     assert cluster.packages.stored == {URI: data}
@@ -69,6 +72,64 @@ async def test_an_upload_that_stops_halfway(client: Client, cluster: Cluster) ->
 
 
 @pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"no zip", "isn't a zip archive"),
+        (zip_of({"../evil": b""}), "outside of the folder"),
+        (inflating_zip(20 * MIB), "unpacks to more than"),
+    ],
+)
+async def test_packages_that_no_node_should_unpack(
+    client: Client, cluster: Cluster, data: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package_check, "FREE_UNPACKED_BYTES", 10 * MIB)
+    async with client.put(PATH, data=data) as answer:
+        assert answer.status == 400
+        assert words in await answer.text()
+    assert not cluster.packages.stored
+
+
+async def test_a_body_that_trickles(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "BODY_STALL_S", 0.3)
+    monkeypatch.setattr(answers, "MIN_BODY_BYTES_PER_S", 1000)
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n".encode())
+
+    async def trickle() -> None:
+        for _ in range(300_000):  # never so long without a byte
+            writer.write(b"x")
+            await asyncio.sleep(0.02)
+
+    sending = asyncio.ensure_future(trickle())
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+    sending.cancel()
+    writer.close()
+    assert not cluster.packages.stored
+
+
+async def test_uploads_wait_for_each_other_but_not_for_ever(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "TURN_TIMEOUT_S", 0.2)
+    cluster.packages.writable.clear()
+    data = zip_of_size(9 * MIB)
+
+    async def upload(name: str) -> tuple[int, str | None]:
+        async with client.put(f"/api/packages/gcs/{name}", data=io.BytesIO(data)) as answer:
+            return answer.status, answer.headers.get("Retry-After")
+
+    first = [asyncio.ensure_future(upload(f"first{n}.zip")) for n in range(2)]
+    for _ in first:
+        await asyncio.wait_for(cluster.packages.put_begun.acquire(), 5)
+    assert await upload("late.zip") == (503, "10")
+    cluster.packages.writable.set()
+    assert await asyncio.gather(*first) == [(200, None)] * 2
+    assert await upload("late.zip") == (200, None)
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/api/packages/s3/a.zip",
@@ -91,7 +152,8 @@ async def test_two_big_uploads_at_once_but_any_small_ones(client: Client, cluste
     cluster.packages.writable.clear()
 
     async def upload(name: str, size: int) -> int:
-        async with client.put(f"/api/packages/gcs/{name}", data=io.BytesIO(b"x" * size)) as answer:
+        data = io.BytesIO(zip_of_size(size))
+        async with client.put(f"/api/packages/gcs/{name}", data=data) as answer:
             return answer.status
 
     big = [asyncio.ensure_future(upload(f"big{n}.zip", 9 * MIB)) for n in range(4)]

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import WSMsgType
 from ray_jobs.dashboard_module import tailing
 from ray_jobs.dashboard_module.face import Face
+from ray_jobs.dashboard_module.growth import Growth
 from ray_jobs.dashboard_module.log_reader import MAX_FRAME_BYTES
 
-from ray_jobs.inotify import GrowthWatch
 from ray_jobs.models import JobStatus
 
 from .fakes import Client, Cluster, record
@@ -278,7 +278,7 @@ async def test_a_quiet_tail_is_kept_alive_by_pings(
 async def test_without_inotify(
     client: Client, cluster: Cluster, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GrowthWatch, "_open", lambda _: None)
+    monkeypatch.setattr(Growth, "_open", lambda _: False)
     cluster.manager.put(record("a"))
     tail = await begin(client, path)
     cluster.append("a", b"one")

@@ -1,0 +1,165 @@
+"""Whether an uploaded package is an archive that a node can unpack without harm. Standard library.
+
+Ray unpacks packages on every node that needs them. It leaves out members that would land elsewhere,
+writes a link of a zip as a file that holds the link's text, and unpacks whatever size comes out. So
+what would go wrong there, far from who sent it, is refused at the upload.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import posixpath
+import stat
+import tarfile
+import zipfile
+from typing import IO, Any, cast
+
+ZIP_SUFFIXES = (".zip", ".whl", ".jar")
+TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+#: A package may unpack to so many bytes whatever its own size,
+FREE_UNPACKED_BYTES = 512 * 1024 * 1024
+#: and beyond that to so many times its own size. Deflate reaches a thousand, with zeros.
+MAX_INFLATION = 200
+MAX_MEMBERS = 500_000
+MAX_HEADER_BYTES = 1024 * 1024
+_MAX_SHOWN_CHARS = 80
+
+
+class BadPackage(ValueError):
+    """The package can't be unpacked as it should. The message is for who sent it."""
+
+
+def check_package(name: str, file: IO[bytes]) -> None:
+    """Raise `BadPackage`, or return. Kinds of files that Ray doesn't unpack are left alone.
+
+    Args:
+        name: The package's file name, whose end tells its kind.
+        file: Seekable. Where it stands afterwards is open.
+    """
+    limit = max(FREE_UNPACKED_BYTES, MAX_INFLATION * file.seek(0, os.SEEK_END))
+    file.seek(0)
+    try:
+        if name.endswith(ZIP_SUFFIXES):
+            _check_zip(file, limit)
+        elif name.endswith(TAR_SUFFIXES):
+            _check_tar(file, limit)
+    except BadPackage:
+        raise
+    # What the two modules raise for bytes that are something else is a long list.
+    except Exception as error:  # noqa: BLE001
+        kind = "zip" if name.endswith(ZIP_SUFFIXES) else "tar"
+        raise BadPackage(f"The package {_shown(name)} isn't a {kind} archive: {error}") from None
+
+
+def _check_zip(file: IO[bytes], limit: int) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    _check_count(len(members))
+    unpacked = 0
+    for member in members:
+        # `orig_filename`: the other one is cut off at a NUL.
+        _check_path(member.orig_filename)
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise BadPackage(
+                f"The package holds {_shown(member.filename)}, which is no file but a link or a"
+                " device: Ray would unpack it as a text file. Pack what it points to."
+            )
+        if member.flag_bits & 1:
+            raise BadPackage(f"The package holds {_shown(member.filename)}, which is encrypted.")
+        # A member never unpacks to more than it says, or Ray's unpacking fails.
+        unpacked += member.file_size
+        _check_size(unpacked, limit)
+
+
+def _check_tar(file: IO[bytes], limit: int) -> None:
+    """Links are let pass: Ray leaves them out of what it unpacks, and many a tar has some."""
+    with (
+        _decompressed(file) as plain,
+        tarfile.open(fileobj=_HeadersOnly(plain), mode="r:") as archive,  # type: ignore[call-overload]
+    ):
+        unpacked = 0
+        for count, member in enumerate(archive, 1):
+            _check_count(count)
+            _check_path(member.name)
+            # Before what it holds is skipped, for which it must be decompressed.
+            unpacked += member.size
+            _check_size(unpacked, limit)
+
+
+def _decompressed(file: IO[bytes]) -> IO[bytes]:
+    """Return the bytes inside; by what a file begins with, as Ray does it."""
+    magic = file.read(6)
+    file.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.open(file))
+    if magic.startswith(b"BZh"):
+        return bz2.open(file)
+    if magic.startswith((b"\xfd7zXZ", b"\x5d\x00\x00\x80")):
+        return lzma.open(file)
+    return io.BufferedReader(_Kept(file))
+
+
+class _Kept(io.RawIOBase):
+    """A file that its user may close without closing it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+
+class _HeadersOnly:
+    """What `tarfile` may read to list an archive: a header that says it has gigabytes isn't one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.tell = file.tell
+        self.seek = file.seek
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise BadPackage("The package has a header of more than a megabyte.")
+        return self._file.read(size)
+
+
+def _check_count(members: int) -> None:
+    if members > MAX_MEMBERS:
+        raise BadPackage(f"The package holds more than {MAX_MEMBERS:,} files.")
+
+
+def _check_path(path: str) -> None:
+    if path.startswith("/") or posixpath.normpath(path).split("/", 1)[0] == "..":
+        raise BadPackage(
+            f"The package holds {_shown(path)}, which would land outside of the folder to which"
+            " the package is unpacked. Pack it with paths below its root."
+        )
+
+
+def _check_size(unpacked: int, limit: int) -> None:
+    if unpacked > limit:
+        raise BadPackage(
+            f"The package unpacks to more than {limit:,} bytes, which is the limit for one of its"
+            f" size ({FREE_UNPACKED_BYTES:,} bytes, or {MAX_INFLATION} times its own size). Put"
+            " large files into remote storage."
+        )
+
+
+def _shown(name: str) -> str:
+    return repr(name[:_MAX_SHOWN_CHARS])
