@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import pathlib
+import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -88,3 +90,15 @@ def any_path(route: Any) -> str:
     """Return a path of a route, for things that aren't there."""
     path: str = route.path.format(job_id="nobody", protocol="gcs", name="no.zip")
     return path
+
+
+def zip_of(size_bytes: int) -> bytes:
+    """Return a package of a size."""
+
+    def packed(content: bytes) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("a", content)
+        return buffer.getvalue()
+
+    return packed(b"x" * (size_bytes - len(packed(b""))))

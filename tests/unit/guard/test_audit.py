@@ -17,7 +17,7 @@ from ray_jobs.dashboard_module.guard.clients import networks, token_name
 from ray_jobs.models import JobStatus
 from tests.unit.face.fakes import Cluster, record
 
-from .conftest import serving
+from .conftest import serving, zip_of
 
 SECRETS = ("s3cretvalue", "hunter22", "0123456789abcdef")
 SUBMISSION = {
@@ -45,7 +45,9 @@ async def test_a_job_from_submission_to_deletion(cluster: Cluster) -> None:
             assert answer.status == 200
         async with client.delete(f"/api/jobs/{job_id}", headers=headers) as answer:
             assert answer.status == 404
-        async with client.put("/api/packages/gcs/a.zip", data=b"", headers=headers) as answer:
+        async with client.put(
+            "/api/packages/gcs/a.zip", data=zip_of(200), headers=headers
+        ) as answer:
             assert answer.status == 200
         async with client.get("/api/jobs/") as answer:  # no line for what changes nothing
             assert answer.status == 200
