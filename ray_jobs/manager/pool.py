@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import math
 import os
+import statistics
 import time
 from collections import deque
 from collections.abc import Coroutine, Mapping
@@ -24,8 +25,8 @@ logger = logging.getLogger(__name__)
 #: How long jobs may have to wait before the pool grows for them: about what it costs to grow.
 PATIENCE_S = 3.0
 MOST_PATIENCE_S = 60.0  #: Also for short jobs.
-#: Jobs that have a supervisor for less than this keep the machine busy by themselves: another
-#: supervisor would take from them what it costs to start it.
+#: Jobs whose entrypoints run for less than this keep the machine busy by being started: another
+#: supervisor would take from them what it costs to start it, and make none of them faster.
 SHORT_JOB_S = 0.06
 #: Releases of the last so many seconds tell how soon a waiting job will be served.
 RATE_WINDOW_S = 1.0
@@ -126,7 +127,8 @@ class Pool:
         self._served_at = time.monotonic()
         self._starting = 0
         self._retry_s = FIRST_RETRY_S
-        self._releases: deque[float] = deque()
+        #: When supervisors were given back, and for how long their jobs' entrypoints had run.
+        self._releases: deque[tuple[float, float]] = deque()
         self._look: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -152,13 +154,17 @@ class Pool:
         self._look_after(REFILL_DELAY_S)
         return member
 
-    def release(self, member: Member) -> None:
-        """Give a supervisor back, dead or alive."""
+    def release(self, member: Member, ran_s: float = math.inf) -> None:
+        """Give a supervisor back, dead or alive.
+
+        Args:
+            ran_s: For how long the job's entrypoint ran, if that is known.
+        """
         now = time.monotonic()
         member.jobs -= 1
         member.idle_since = now
-        self._releases.append(now)
-        while self._releases[0] < now - RATE_WINDOW_S:
+        self._releases.append((now, ran_s))
+        while self._releases[0][0] < now - RATE_WINDOW_S:
             self._releases.popleft()
         self._serve()
         if not self._waiting and len(self._members) > self._settings.most_idle:
@@ -255,12 +261,13 @@ class Pool:
         """Return whether the waiting jobs will do without more supervisors, by the pace so far."""
         now = time.monotonic()
         window_s = min(RATE_WINDOW_S, max(GROWTH_DELAY_S, now - self._waiting_since))
-        served = sum(1 for each in self._releases if each > now - window_s)
+        served = [ran_s for when, ran_s in self._releases if when > now - window_s]
         if not served:
             return False
-        wait_s = len(self._waiting) * window_s / served
-        held_s = sum(member.jobs for member in self._members) * window_s / served
-        return wait_s <= PATIENCE_S or (held_s <= SHORT_JOB_S and wait_s <= MOST_PATIENCE_S)
+        wait_s = len(self._waiting) * window_s / len(served)
+        if wait_s <= PATIENCE_S:
+            return True
+        return statistics.median(served) <= SHORT_JOB_S and wait_s <= MOST_PATIENCE_S
 
     def _shrink(self) -> None:
         """End supervisors that have been idle for long, and look again when others will have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -51,9 +52,12 @@ class PooledSeat:
         self._member = member
         self._supervisor: Supervisor = member.handle
         self.call = self._supervisor.call
+        self._ran_s = math.inf
 
     async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
         outcome: dict[str, Any] = await self.call("run", epoch, order, self._released())
+        if "ended_at_ms" in outcome:
+            self._ran_s = (outcome["ended_at_ms"] - outcome["started_at_ms"]) / 1000
         return outcome
 
     def _released(self) -> list[str]:
@@ -76,7 +80,7 @@ class PooledSeat:
             self._supervisor.actor.release.remote(released)
 
     async def leave(self) -> None:
-        self._pool.release(self._member)
+        self._pool.release(self._member, self._ran_s)
 
 
 class OwnSeat:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -166,6 +167,23 @@ async def test_it_tries_again_to_start_one(
     with caplog.at_level(logging.ERROR):
         await soon(pool.acquire())
     assert "no room" in caplog.text
+
+
+@pytest.mark.parametrize(("ran_s", "grows"), [(0.001, False), (0.5, True), (math.inf, True)])
+async def test_many_jobs_wait(
+    maker: FakeMaker, monkeypatch: pytest.MonkeyPatch, ran_s: float, grows: bool
+) -> None:
+    """Those that only their start takes time for would wait longer while another one starts."""
+    monkeypatch.setattr(pool_module, "PATIENCE_S", 0.1)
+    pool = Pool(maker, PoolSettings(warm=0, starts_at_once=2))
+    member = await soon(pool.acquire())
+    waiting = [asyncio.ensure_future(pool.acquire()) for _ in range(200)]
+    for _ in range(20):
+        pool.release(member, ran_s)
+        await asyncio.sleep(0.002)
+    assert (maker.made > 1) is grows
+    for each in waiting:
+        each.cancel()
 
 
 async def test_a_job_that_is_stopped_while_it_waits(maker: FakeMaker) -> None:
