@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test unit lint bench clean
+.PHONY: demo test test-long unit lint bench clean
 
 $(STAMP): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ unit: $(STAMP)
 
 test: lint
 	$(BIN)/pytest
+
+# About 40 minutes: each fault at ten times as many moments, and longer fuzzing.
+test-long: $(STAMP)
+	RAY_JOBS_FAULT_TIMES=10 $(BIN)/pytest tests/faults
+	$(BIN)/pytest -m long
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks --json benchmarks/latest.json $(ARGS)

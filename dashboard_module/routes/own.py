@@ -16,6 +16,7 @@ from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
 
 from ..errors import json_errors
 from ..face import Face
+from ..file_sender import send_file
 from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames
 from ..open_files import need_room
@@ -94,8 +95,7 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
     path = face.log_path(job)
     if path is None or not os.path.isfile(path):
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")
-    # The kernel copies the file to the socket, ranges too; it is prepared by aiohttp itself.
-    return aiohttp.web.FileResponse(path, headers=_RAW_LOG_HEADERS)
+    return await send_file(request, path, _RAW_LOG_HEADERS)
 
 
 async def _raw_log_from_its_node(

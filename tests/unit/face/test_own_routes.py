@@ -217,6 +217,41 @@ async def test_a_raw_log_and_its_ranges(client: Client, cluster: Cluster) -> Non
         assert answer.status == 416
 
 
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        (None, 0, None),
+        ("bytes=0-", 0, None),
+        ("bytes=1-20000000", 1, 20_000_001),
+        ("bytes=9000000-99999999999", 9_000_000, None),
+        ("bytes=-7", -7, None),
+        ("bytes=-99999999999", 0, None),
+    ],
+)
+async def test_a_long_raw_log(
+    client: Client, cluster: Cluster, asked: str | None, start: int, stop: int | None
+) -> None:
+    cluster.manager.put(record("a"))
+    content = b"".join(b"%07d\n" % number for number in range(3_000_000))
+    cluster.append("a", content)
+    headers = {"Range": asked} if asked else {}
+    async with client.get(OWN + "/jobs/a/logs", headers=headers) as answer:
+        assert answer.status == (206 if asked else 200)
+        assert await answer.read() == content[start:stop]
+    async with client.head(OWN + "/jobs/a/logs", headers=headers) as answer:
+        assert answer.headers["Content-Length"] == str(len(content[start:stop]))
+        assert await answer.read() == b""
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-4", "bytes=10-", "bytes=x-y", "lines=1-2"])
+async def test_a_range_that_is_not_there(client: Client, cluster: Cluster, asked: str) -> None:
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"0123456789")
+    async with client.get(OWN + "/jobs/a/logs", headers={"Range": asked}) as answer:
+        assert answer.status == 416
+        assert answer.headers["Content-Range"] == "bytes */10"
+
+
 async def test_a_driver_has_no_log(client: Client, cluster: Cluster) -> None:
     cluster.drivers.add("02000000")
     shown = await get(client, "/jobs/02000000/logs", 400)
