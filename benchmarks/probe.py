@@ -55,10 +55,14 @@ def ask(host: str, port: int) -> float:
         began = due if late > INTERVAL_S / 2 else time.perf_counter()
         try:
             connection.request("GET", PATH)
-            connection.getresponse().read()
-        except OSError:
+            with connection.getresponse() as answer:
+                answer.read()
+            is_good = answer.status == 200
+        except (OSError, http.client.HTTPException):
             connection.close()
-        print((time.perf_counter() - began) * 1000)
+            is_good = False
+        # No answer, or another one, isn't a fast answer.
+        print((time.perf_counter() - began if is_good else TIMEOUT_S) * 1000)
         due += INTERVAL_S
     return due
 

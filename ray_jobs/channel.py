@@ -54,9 +54,12 @@ async def read_frame(reader: asyncio.StreamReader, codec: Codec) -> list[Any]:
     return message
 
 
-def write_frame(writer: asyncio.StreamWriter, codec: Codec, message: list[Any]) -> None:
+def encoded(codec: Codec, message: list[Any]) -> bytes:
+    """Return a frame. Raises TypeError, ValueError, and OverflowError for what makes none."""
     data = codec.encode(message)
-    writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+    if len(data) > MAX_FRAME_BYTES:
+        raise OverflowError(f"{len(data)} bytes are too many for a frame.")
+    return len(data).to_bytes(_LENGTH_BYTES, "big") + data
 
 
 class ChannelServer:
@@ -101,9 +104,14 @@ class ChannelServer:
         except Exception as error:
             logger.exception("%s failed.", method)
             answer = [number, False, f"{type(error).__name__}: {error}"]
+        try:
+            frame = encoded(self._codec, answer)
+        except (TypeError, ValueError, OverflowError) as error:
+            logger.exception("The answer of %s can't be sent.", method)
+            frame = encoded(self._codec, [number, False, f"{type(error).__name__}: {error}"])
         async with turn:  # who reads slowly holds up its own answers only
             with contextlib.suppress(ConnectionError):
-                write_frame(writer, self._codec, answer)
+                writer.write(frame)
                 await writer.drain()
 
 
@@ -152,7 +160,7 @@ class Channel:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            write_frame(self._writer, self._codec, [number, method, arguments])
+            self._writer.write(encoded(self._codec, [number, method, arguments]))
             return await future
         finally:
             self._waiting.pop(number, None)
@@ -160,6 +168,7 @@ class Channel:
     def abort(self) -> None:
         """End the connection. Calls that wait get a `ConnectionError`."""
         self._task.cancel()
+        self._writer.close()
 
     async def _read(self) -> None:
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from http.cookies import SimpleCookie
+from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -59,7 +60,8 @@ class Session:
                 connector=aiohttp.TCPConnector(ssl=tls(), limit=100),
             )
             for url, line in received:
-                jar.update_cookies(SimpleCookie(line), URL(url, encoded=True))
+                with contextlib.suppress(CookieError):  # as aiohttp passes over such
+                    jar.update_cookies(SimpleCookie(line), URL(url, encoded=True))
             guard = _guard(session)
             _step(guard.__anext__)
             self._session, self._loop, self._pid = session, loop, os.getpid()

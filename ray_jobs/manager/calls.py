@@ -7,12 +7,16 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from ray_jobs.channel import CallFailed, Channel
+from ray_jobs.kv import Superseded
 from ray_jobs.scrubbing import scrubbed
+from ray_jobs.supervisor.actor import StaleEpochError
 
 logger = logging.getLogger(__name__)
+
+STALE_EPOCH_ERROR = StaleEpochError.__name__
 
 UNAVAILABLE_RETRY_S = 0.2
 #: How long a last call to a supervisor may take: its answer changes nothing any more.
@@ -27,14 +31,23 @@ class Supervisor:
         self._channel = channel
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Return the answer of a call that may run twice. Raises RayError."""
+        """Return the answer of a call that may run twice.
+
+        Raises `Superseded` if the supervisor obeys another manager, and RayError.
+        """
         if self._channel is not None and self._channel.is_open:
             try:
                 return await self._channel.call(method, *arguments)
             except (ConnectionError, CallFailed) as error:
                 # What is wrong, the actor's answer or Ray's will tell.
                 logger.info("%s of a supervisor is called again, as an actor's: %s", method, error)
-        return await getattr(self.actor, method).remote(*arguments)
+        try:
+            return await getattr(self.actor, method).remote(*arguments)
+        except RayTaskError as error:
+            # The supervisor's class is shipped by value: its exceptions are known by name alone.
+            if type(error.cause).__name__ == STALE_EPOCH_ERROR:
+                raise Superseded(str(error.cause)) from None
+            raise
 
     def hang_up(self) -> None:
         """Close the channel: this supervisor isn't needed any more."""

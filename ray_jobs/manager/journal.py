@@ -234,6 +234,10 @@ class Journal:
                 self._forget(submission_id)
             written.set_result(None)
 
+    def give_way(self) -> None:
+        """A supervisor has told that another manager has taken over."""
+        self._on_superseded()
+
     async def _until_written(self, write: Callable[[], Awaitable[bool | None]]) -> bool:
         """Write, however long the store fails: late, never wrong."""
         delay_s = FIRST_RETRY_S

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
 
+from ray_jobs.kv import Superseded
 from ray_jobs.manager import transitions
 from ray_jobs.manager.calls import brief, farewell, patiently
 from ray_jobs.manager.environments import Built, package_uris
@@ -102,6 +103,8 @@ class Runner:
             return
         try:
             await patiently(lambda: seat.call("stop_attempt", self._journal.epoch, record.attempt))
+        except Superseded:
+            self._journal.give_way()
         except RayError as error:
             logger.info("The stop of %s is delivered later: %s", lead.submission_id, brief(error))
 
@@ -115,6 +118,8 @@ class Runner:
     async def _lead(self, lead: Lead) -> None:
         try:
             await self._lead_to_end(lead)
+        except Superseded:
+            self._journal.give_way()
         except Exception as error:  # noqa: BLE001 - the job fails with its reason
             message, error_type = explained(error)
             if error_type is JobErrorType.JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE:
@@ -292,7 +297,7 @@ class Runner:
             return
         if record.status is JobStatus.RUNNING and lead.seat is not None:
             # Nothing that it started may outlive the job (rule 7).
-            await farewell(lead.seat.call("abandon", record.attempt))
+            await farewell(lead.seat.call("abandon", self._journal.epoch, record.attempt))
         # Who builds environments quotes URLs and commands, passwords and all.
         message = scrubbed(message, secret_values(record.runtime_env))
         # Before the record says that the job has ended: its log is complete then.

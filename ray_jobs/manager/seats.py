@@ -6,15 +6,19 @@ import asyncio
 import functools
 import logging
 import math
+import os
 from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ray.exceptions import ActorDiedError, RayError
 
 from ray_jobs.channel import Channel
+from ray_jobs.keeper.sockets import short_path
+from ray_jobs.kv import Superseded
 from ray_jobs.manager.calls import Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import Supervisors
+from ray_jobs.supervisor.node import work_dir
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,12 @@ class PooledSeat:
         self._ran_s = math.inf
 
     async def run(self, epoch: int, order: dict[str, Any]) -> dict[str, Any]:
-        outcome: dict[str, Any] = await self.call("run", epoch, order, self._released())
+        released = self._released()
+        try:
+            outcome: dict[str, Any] = await self.call("run", epoch, order, released)
+        except RayError:
+            self._member.released += released  # if it lives, it hears of them again
+            raise
         if "ended_at_ms" in outcome:
             self._ran_s = (outcome["ended_at_ms"] - outcome["started_at_ms"]) / 1000
         return outcome
@@ -121,17 +130,26 @@ class PooledSupervisors:
 
     async def make(self) -> Supervisor:
         actor = await self._supervisors.create_pooled()
-        await patiently(functools.partial(actor.describe.remote, self._epoch))
-        return await self._connected(actor)
+        try:
+            await patiently(functools.partial(Supervisor(actor).call, "describe", self._epoch))
+            return await self._connected(actor)
+        except BaseException:
+            await self._supervisors.end(actor)
+            raise
 
     async def _connected(self, actor: Any) -> Supervisor:
-        """Connect to a supervisor that lives."""
+        """Connect to a supervisor that lives. It is called as an actor where that can't be."""
         try:
             name = await patiently(actor.open_channel.remote)
-            return Supervisor(actor, await Channel.connect(f"\0{name}"))
-        except OSError as error:
+            with short_path(work_dir(), name) as path:
+                channel = await Channel.connect(path)
+                os.unlink(path)
+        except ActorDiedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - an older version's has no channel at all
             logger.warning("There is no channel to a supervisor: %s", error)
             return Supervisor(actor)
+        return Supervisor(actor, channel)
 
     async def end(self, handle: Supervisor) -> None:
         handle.hang_up()
@@ -160,7 +178,9 @@ class PooledSupervisors:
                 return await asyncio.wait_for(self._introduce(actor, live), TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
                 return None
-            except (RayError, asyncio.TimeoutError) as error:
+            except Superseded:
+                raise
+            except Exception as error:  # noqa: BLE001 - one that is broken doesn't stop the others
                 # Its jobs live on without it, and are adopted by others.
                 logger.warning("The supervisor %s doesn't answer; it is ended: %s", name, error)
                 await self._supervisors.end(actor)
@@ -177,5 +197,6 @@ class PooledSupervisors:
 
     async def _introduce(self, actor: Any, live: list[str]) -> Found:
         """Become the manager of a supervisor."""
-        place = await patiently(functools.partial(actor.describe.remote, self._epoch, live))
+        describe = functools.partial(Supervisor(actor).call, "describe", self._epoch, live)
+        place = await patiently(describe)
         return Found(await self._connected(actor), place["attempts"])

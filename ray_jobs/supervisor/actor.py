@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import ray
 
 from ray_jobs.channel import ChannelServer
 from ray_jobs.inotify import GrowthWatch
+from ray_jobs.keeper.sockets import listen
 from ray_jobs.supervisor.logs import last_lines, read_at, set_aside
 from ray_jobs.supervisor.node import (
     CONTROL_SOCKET,
@@ -78,7 +78,7 @@ class JobSupervisor:
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
         self._surroundings = Surroundings()
-        self._channel_name: str | None = None
+        self._listening: asyncio.Server | None = None
         self._errand: asyncio.Future[Any] | None = None
 
     # --- calls of the manager ---------------------------------------------------------------
@@ -93,7 +93,7 @@ class JobSupervisor:
         dropped = self._attempts.keys() - set(live) if live is not None else set()
         if dropped:
             # Not awaited: what it kills may take a while to be gone.
-            self._errand = asyncio.gather(*map(self.abandon, dropped))
+            self._errand = asyncio.gather(*map(self._abandon, dropped))
         context = ray.get_runtime_context()
         return {
             "node_id": context.get_node_id(),
@@ -102,15 +102,18 @@ class JobSupervisor:
         }
 
     async def open_channel(self) -> str:
-        """Serve these calls to the manager of this node too. Returns the socket's abstract name."""
-        if self._channel_name is None:
-            self._channel_name = f"ray_jobs-supervisor-{ray.get_runtime_context().get_actor_id()}"
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            listener.bind(f"\0{self._channel_name}")
-            listener.listen(CHANNEL_BACKLOG)
-            calls = (self.run, self.adopt, self.wait, self.stop_attempt, self.abandon, self.release)
-            await ChannelServer({call.__name__: call for call in calls}).serve(listener)
-        return self._channel_name
+        """Serve these calls to a manager on this node too.
+
+        Returns the name of a socket in `work_dir`, which the manager unlinks when it has connected.
+        """
+        if self._listening is not None:
+            self._listening.close()  # for an earlier manager
+        name = f"supervisor-{ray.get_runtime_context().get_actor_id()}.sock"
+        os.makedirs(work_dir(), 0o700, exist_ok=True)
+        calls = (self.run, self.adopt, self.wait, self.stop_attempt, self.abandon, self.release)
+        server = ChannelServer({call.__name__: call for call in calls})
+        self._listening = await server.serve(listen(work_dir(), name, CHANNEL_BACKLOG))
+        return name
 
     async def hold(self) -> None:
         """Never return. Who awaits it learns at once when this supervisor dies."""
@@ -196,8 +199,12 @@ class JobSupervisor:
             finally:
                 ended.cancel()
 
-    async def abandon(self, attempt_id: str) -> None:
+    async def abandon(self, epoch: int, attempt_id: str) -> None:
         """Kill what is left of an attempt of which the manager has lost hold, and forget it."""
+        self._accept(epoch)
+        await self._abandon(attempt_id)
+
+    async def _abandon(self, attempt_id: str) -> None:
         attempt = self._attempts.get(attempt_id)
         if attempt is not None and attempt.writer is not None and not attempt.finished.is_set():
             order = {"op": "stop", "signal": int(signal.SIGKILL), "wait_s": 0}

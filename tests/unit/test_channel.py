@@ -28,6 +28,9 @@ class Calls:
         await self.released.wait()
         return "released"
 
+    async def unspeakable(self) -> Any:
+        return object()
+
     async def fail(self) -> None:
         raise OSError("no space left")
 
@@ -47,7 +50,7 @@ async def channel(calls: Calls, address: str) -> AsyncIterator[Channel]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(8)
-    served = (calls.echo, calls.wait, calls.fail)
+    served = (calls.echo, calls.wait, calls.fail, calls.unspeakable)
     server = await ChannelServer({each.__name__: each for each in served}).serve(listener)
     channel = await Channel.connect(address)
     yield channel
@@ -75,6 +78,8 @@ async def test_answers_find_their_calls(calls: Calls, channel: Channel) -> None:
 async def test_failures_are_told_and_end_nothing(channel: Channel) -> None:
     with pytest.raises(CallFailed, match="no space left"):
         await channel.call("fail")
+    with pytest.raises(CallFailed, match="not JSON serializable"):
+        await channel.call("unspeakable")
     with pytest.raises(CallFailed, match="nothing_such"):
         await channel.call("nothing_such")
     with pytest.raises(CallFailed):

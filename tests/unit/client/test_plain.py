@@ -159,6 +159,7 @@ async def test_cookies_of_the_first_answer_are_kept(server: JobServer) -> None:
         answer = web.json_response([])
         answer.set_cookie("route", "a=b", path="/")
         answer.set_cookie("elsewhere", "c", path="/elsewhere")
+        answer.headers.add("Set-Cookie", "no/cookie=d")
         return answer
 
     server.overrides["GET", "/api/jobs/"] = handler
