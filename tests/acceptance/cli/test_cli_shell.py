@@ -184,13 +184,15 @@ def test_serve_and_plugin_pass_on_what_they_are_told(
     gateway.serve = record  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray_jobs.dashboard_module.gateway", gateway)
     monkeypatch.setattr("ray_jobs.cli.server.require_ray", lambda: None)
-    assert invoke("serve", "--address", "h:6379", "--port", "0", "--insecure").exit_code == 0
+    options = ("--insecure", "--allowed-host", "jobs.example")
+    assert invoke("serve", "--address", "h:6379", "--port", "0", *options).exit_code == 0
     monkeypatch.setattr("ray_jobs.plugin.disable", record)
     result = invoke("plugin", "disable", "--force", "--address", "http://h")
     assert (result.exit_code, result.stdout) == (0, "done\n")
-    common = {"host": "127.0.0.1", "tls_cert": None, "tls_key": None}
+    common = {"host": "127.0.0.1", "tls_cert": None, "tls_key": None, "redact_always": False}
+    hosts = ("jobs.example",)
     assert calls == [
-        {"address": "h:6379", "port": 0, "insecure": True, **common},
+        {"address": "h:6379", "port": 0, "insecure": True, "allowed_hosts": hosts, **common},
         {"force": True, "address": "http://h"},
     ]
 
