@@ -85,6 +85,13 @@ def mirror_fields() -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(JobInfo))
 
 
+def node_memory_bytes() -> float:
+    """Return the memory of this node, or of its container. Public API is missing."""
+    from ray._common.utils import get_system_memory
+
+    return float(get_system_memory())
+
+
 class AgentAddresses:
     """The URLs of the nodes' dashboard agents. Public API is missing."""
 

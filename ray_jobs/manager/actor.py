@@ -167,7 +167,7 @@ class JobManager:
         found: list[Found],
     ) -> None:
         environments = Environments(_ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log())
-        pool = Pool(maker, PoolSettings.of(os.environ))
+        pool = Pool(maker, PoolSettings.of(os.environ, _ray.node_memory_bytes()))
         members: dict[str, Member] = {}
         for supervisor, attempts in found:
             members.update(dict.fromkeys(attempts, pool.join(supervisor, len(attempts))))

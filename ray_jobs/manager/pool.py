@@ -41,11 +41,17 @@ WARM_ENV_VAR = "RAY_JOBS_WARM_SUPERVISORS"
 IDLE_ENV_VAR = "RAY_JOBS_WARM_IDLE_S"
 SUPERVISION_ENV_VAR = "RAY_JOBS_SUPERVISION"
 DENSE_ENV_VAR = "RAY_JOBS_DENSE_JOBS"
+MOST_ENV_VAR = "RAY_JOBS_MAX_SUPERVISORS"
 DEFAULT_WARM = 3
 DEFAULT_IDLE_S = 60.0
 DEFAULT_DENSE_JOBS = 64
 #: Each job takes a call of its supervisor, which takes a thousand at once, orders included.
 MOST_DENSE_JOBS = 200
+#: What a supervisor takes, a Python that has imported ray; and the share of the node's memory that
+#: all of them may take together, unless it is said how many they may be.
+SUPERVISOR_BYTES = 64 * 1024 * 1024
+MEMORY_SHARE = 0.5
+LEAST_MOST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +63,8 @@ class PoolSettings:
     jobs_each: int = 1  #: Jobs that one supervisor may have at once: 1, or many (dense).
     #: Supervisors that are started at once: each keeps a core busy.
     starts_at_once: int = 2
+    #: There are never more, dead ones' successors included: jobs wait for others to end then.
+    most: int = 1000
 
     @property
     def most_idle(self) -> int:
@@ -66,8 +74,13 @@ class PoolSettings:
         return self.warm and -(-self.warm // self.jobs_each) + 1
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> PoolSettings:
-        """Return what the environment variables of the head node say."""
+    def of(cls, environ: Mapping[str, str], memory_bytes: float) -> PoolSettings:
+        """Return what the environment variables of the head node say.
+
+        Args:
+            memory_bytes: The memory of the node, or of its container.
+        """
+        fitting = max(LEAST_MOST, int(memory_bytes * MEMORY_SHARE / SUPERVISOR_BYTES))
         dense = environ.get(SUPERVISION_ENV_VAR, "").strip().lower() == "dense"
         jobs_each = int(_number(environ, DENSE_ENV_VAR, DEFAULT_DENSE_JOBS)) if dense else 1
         return cls(
@@ -75,6 +88,7 @@ class PoolSettings:
             idle_s=_number(environ, IDLE_ENV_VAR, DEFAULT_IDLE_S),
             jobs_each=max(1, min(MOST_DENSE_JOBS, jobs_each)),
             starts_at_once=max(1, min(4, os.cpu_count() or 1)),
+            most=max(1, int(_number(environ, MOST_ENV_VAR, fitting))),
         )
 
 
@@ -177,10 +191,16 @@ class Pool:
             self._look_after(0)
 
     def stalled_for_s(self) -> float:
-        """Return how long it is that a job got a supervisor, or that the first began to wait."""
+        """Return for how long no job has got a supervisor though one waits, and may have it."""
+        if self._is_full:
+            return 0.0  # others must end first, however long they take
         return time.monotonic() - max(self._served_at, self._waiting_since)
 
     # --- inside -----------------------------------------------------------------------------
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._members) >= self._settings.most
 
     def _with_room(self) -> Member | None:
         """Return the fullest supervisor that has room, so that others become idle."""
@@ -239,14 +259,16 @@ class Pool:
             self._starting += 1
             self._spawn(self._start())
         if self._waiting:
-            self._look_after(GROWTH_DELAY_S)
+            if not self._is_full:  # if it is, an end is what they wait for
+                self._look_after(GROWTH_DELAY_S)
         elif not missing:
             self._shrink()
 
     def _missing(self) -> int:
         """Return how many supervisors should be started now."""
         settings = self._settings
-        may = settings.starts_at_once - self._starting
+        bound = settings.most - len(self._members) - self._starting
+        may = min(settings.starts_at_once - self._starting, bound)
         room = sum(settings.jobs_each - member.jobs for member in self._members)
         coming = self._starting * settings.jobs_each
         if self._waiting:

@@ -12,6 +12,8 @@ import pytest
 from ray_jobs.manager import pool as pool_module
 from ray_jobs.manager.pool import Member, Pool, PoolSettings
 
+GIB = 1024**3
+
 
 class FakeMaker:
     """Makes numbers. They live until they are ended or killed."""
@@ -186,6 +188,23 @@ async def test_many_jobs_wait(
         each.cancel()
 
 
+async def test_there_are_never_more_than_fit(maker: FakeMaker) -> None:
+    pool = Pool(maker, PoolSettings(warm=1, starts_at_once=4, most=3))
+    members = [await soon(pool.acquire()) for _ in range(3)]
+    waiting = asyncio.ensure_future(pool.acquire())
+    adopting = asyncio.ensure_future(pool.acquire(first=True))
+    await asyncio.sleep(0.05)
+    assert (maker.made, waiting.done(), pool.stalled_for_s()) == (3, False, 0.0)
+    # One dies: there is room for another, for the job that it had.
+    maker.kill(members[0].handle)
+    pool.bury(members[0])
+    pool.release(members[0])
+    await soon(adopting)
+    assert (maker.made, waiting.done()) == (4, False)
+    pool.release(members[1])
+    assert await soon(waiting) is members[1]
+
+
 async def test_a_job_that_is_stopped_while_it_waits(maker: FakeMaker) -> None:
     pool = Pool(maker, PoolSettings(warm=0, starts_at_once=1))
     first = await soon(pool.acquire())
@@ -204,11 +223,13 @@ async def test_a_job_that_is_stopped_while_it_waits(maker: FakeMaker) -> None:
 
 
 def test_settings(caplog: pytest.LogCaptureFixture) -> None:
-    assert PoolSettings.of({}).jobs_each == 1
+    assert PoolSettings.of({}, GIB).jobs_each == 1
     env = {"RAY_JOBS_SUPERVISION": "dense", "RAY_JOBS_WARM_SUPERVISORS": "5"}
-    settings = PoolSettings.of(env)
+    settings = PoolSettings.of(env, GIB)
     assert (settings.jobs_each, settings.warm) == (64, 5)
-    assert PoolSettings.of({**env, "RAY_JOBS_DENSE_JOBS": "8"}).jobs_each == 8
+    assert PoolSettings.of({**env, "RAY_JOBS_DENSE_JOBS": "8"}, GIB).jobs_each == 8
+    assert [PoolSettings.of({}, n * GIB).most for n in (0.1, 24)] == [8, 192]
+    assert PoolSettings.of({"RAY_JOBS_MAX_SUPERVISORS": "3"}, 24 * GIB).most == 3
     for text in ("-1", "nan", "inf", "many"):
-        assert PoolSettings.of({"RAY_JOBS_WARM_IDLE_S": text}).idle_s == 60.0
+        assert PoolSettings.of({"RAY_JOBS_WARM_IDLE_S": text}, GIB).idle_s == 60.0
     assert "RAY_JOBS_WARM_IDLE_S=many is not a number" in caplog.text
