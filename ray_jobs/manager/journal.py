@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: A change batch holds at most so many jobs, so that no reply blocks its reader for long.
 MAX_BATCH_CHANGES = 2_000
+#: And ends with the one that makes it so large: the record of a job may have some megabytes.
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 #: Deletions older than the newest so many aren't remembered: who missed them gets a full list.
 MAX_TOMBSTONES = 10_000
 FIRST_RETRY_S = 0.05
@@ -107,19 +109,21 @@ class Journal:
             await self._changed.wait()
 
     def _batch(self, since: int, reset: bool = False) -> ChangeBatch:
-        changes = [
-            Change(record.revision, record.submission_id, self._json(record))
-            for record in self._after(since)
+        found: list[tuple[int, str, JobRecord | None]] = [
+            (record.revision, record.submission_id, record) for record in self._after(since)
         ]
         if not reset:
-            changes += [
-                Change(revision, submission_id, None)
-                for revision, submission_id in self._tombstones
-                if revision > since
-            ]
-        changes.sort(key=lambda change: change.revision)
-        more = len(changes) > MAX_BATCH_CHANGES
-        changes = changes[:MAX_BATCH_CHANGES]
+            found += [(*deleted, None) for deleted in self._tombstones if deleted[0] > since]
+        found.sort(key=lambda each: each[0])
+        changes: list[Change] = []
+        size = 0
+        for revision, submission_id, record in found:
+            if len(changes) == MAX_BATCH_CHANGES or size >= MAX_BATCH_BYTES:
+                break
+            encoded = None if record is None else self._json(record)
+            size += len(encoded or b"")
+            changes.append(Change(revision, submission_id, encoded))
+        more = len(changes) < len(found)
         revision = changes[-1].revision if more else self.revision
         return ChangeBatch(self.epoch, revision, changes, reset=reset, more=more)
 

@@ -182,10 +182,11 @@ async def test_who_missed_deletions_gets_a_full_list(
     assert seen(batch) == [("c", "SUCCEEDED")]
 
 
+@pytest.mark.parametrize(("bound", "value"), [("MAX_BATCH_CHANGES", 2), ("MAX_BATCH_BYTES", 1)])
 async def test_another_epoch_gets_a_full_list_in_pieces(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
-    monkeypatch.setattr(journal_module, "MAX_BATCH_CHANGES", 2)
+    monkeypatch.setattr(journal_module, bound, value)
     for name in "abcde":
         await journal.create(pending(name))
     batch = await journal.changes(journal.epoch - 1, 77, 1)
