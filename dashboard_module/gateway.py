@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import ipaddress
 import logging
 import os
@@ -31,7 +30,7 @@ from .manager_link import RayManager
 from .open_files import raise_limit
 from .ray_logs import RayLogs
 from .ray_ports import RayDrivers, RayStore
-from .routes import ROUTES
+from .routes import definitions
 
 logger = logging.getLogger(__name__)
 
@@ -196,13 +195,7 @@ def make_app(face: Face, guard: Guard) -> aiohttp.web.Application:
     app = aiohttp.web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[token_check(guard)])
     app.router.add_get("/api/healthz", healthz)
     app.router.add_get("/", index)
-    app.add_routes(
-        # So that HEAD is taken where GET is, as in Ray's dashboard.
-        aiohttp.web.RouteDef(
-            route.method, route.path, functools.partial(guard.guarded(route), face), {}
-        )
-        for route in ROUTES
-    )
+    app.add_routes(definitions(face, guard.guarded))
     return app
 
 

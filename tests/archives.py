@@ -31,6 +31,11 @@ def zip_of_size(size: int) -> bytes:
     return buffer.getvalue()
 
 
+def sized_zip(size: int) -> bytes:
+    """Return a zip of `size` bytes."""
+    return zip_of_size(size - len(zip_of_size(0)))
+
+
 def inflating_zip(unpacked_bytes: int) -> bytes:
     """Return a zip of zeros, a thousandth of what it unpacks to."""
     buffer = io.BytesIO()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import functools
 import logging
 import pathlib
 import resource
@@ -19,9 +18,7 @@ from collections.abc import Iterator
 
 import aiohttp.web
 from ray_jobs.dashboard_module.connections import Connections, log_malformed_requests_briefly
-from ray_jobs.dashboard_module.face import Face, FaceConfig
-from ray_jobs.dashboard_module.redaction import is_browser_request
-from ray_jobs.dashboard_module.routes import ROUTES
+from ray_jobs.dashboard_module.routes import definitions
 
 from ray_jobs.models import JobStatus
 from tests.unit.face.fakes import Cluster, record
@@ -89,24 +86,6 @@ def running_server(folder: pathlib.Path, *arguments: str) -> Iterator[Server]:
             assert process.wait(STOP_TIMEOUT_S) == 0
 
 
-def make_face(cluster: Cluster) -> Face:
-    return Face(
-        config=FaceConfig(
-            log_dir=str(cluster.log_dir),
-            session_name="session_1",
-            ray_version="2.60.0",
-            ray_commit="abc",
-            server_version="0.1.0",
-            redact=is_browser_request,
-        ),
-        manager=cluster.manager,
-        store=cluster.store,
-        drivers=cluster.drivers,
-        packages=cluster.packages,
-        logs=cluster.logs,
-    )
-
-
 def add_jobs(cluster: Cluster) -> None:
     cluster.manager.put(record(RUNNING))
     cluster.manager.put(record(DONE))
@@ -120,12 +99,9 @@ def add_jobs(cluster: Cluster) -> None:
 async def serve(arguments: argparse.Namespace) -> None:
     cluster = Cluster(arguments.folder)
     add_jobs(cluster)
-    face = make_face(cluster)
+    face = cluster.face()
     app = aiohttp.web.Application()
-    app.add_routes(
-        aiohttp.web.RouteDef(route.method, route.path, functools.partial(route.handler, face), {})
-        for route in ROUTES
-    )
+    app.add_routes(definitions(face))
     log_malformed_requests_briefly()
     connections = Connections(arguments.head_timeout_s)
     connections.guard(app)

@@ -11,7 +11,9 @@ import aiohttp.web
 import msgspec
 from aiohttp.test_utils import TestClient
 from ray_jobs.dashboard_module.drivers import DriverEntry
+from ray_jobs.dashboard_module.face import Face, FaceConfig
 from ray_jobs.dashboard_module.package_check import check_package
+from ray_jobs.dashboard_module.redaction import is_browser_request
 
 from ray_jobs.errors import DuplicateSubmissionId, JobNotFound, JobNotTerminal, ServerNotReady
 from ray_jobs.models import JobStatus, SubmitRequest
@@ -312,6 +314,25 @@ class Cluster:
         self.drivers = FakeDrivers()
         self.packages = FakePackages()
         self.logs = FakeLogs()
+
+    def face(self, **config: Any) -> Face:
+        """Return a face over this cluster. `config`: fields of `FaceConfig`."""
+        return Face(
+            config=FaceConfig(
+                log_dir=str(self.log_dir),
+                session_name="session_1",
+                ray_version="2.60.0",
+                ray_commit="abc",
+                server_version="0.1.0",
+                redact=is_browser_request,
+                **config,
+            ),
+            manager=self.manager,
+            store=self.store,
+            drivers=self.drivers,
+            packages=self.packages,
+            logs=self.logs,
+        )
 
     def log(self, submission_id: str) -> pathlib.Path:
         return self.log_dir / f"job-driver-{submission_id}.log"

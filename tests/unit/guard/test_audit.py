@@ -15,9 +15,10 @@ from ray_jobs.dashboard_module.guard.audit import Audit, AuditFile, Entry, times
 from ray_jobs.dashboard_module.guard.clients import networks, token_name
 
 from ray_jobs.models import JobStatus
+from tests.archives import sized_zip
 from tests.unit.face.fakes import Cluster, record
 
-from .conftest import serving, zip_of
+from .conftest import serving
 
 SECRETS = ("s3cretvalue", "hunter22", "0123456789abcdef")
 SUBMISSION = {
@@ -46,7 +47,7 @@ async def test_a_job_from_submission_to_deletion(cluster: Cluster) -> None:
         async with client.delete(f"/api/jobs/{job_id}", headers=headers) as answer:
             assert answer.status == 404
         async with client.put(
-            "/api/packages/gcs/a.zip", data=zip_of(200), headers=headers
+            "/api/packages/gcs/a.zip", data=sized_zip(200), headers=headers
         ) as answer:
             assert answer.status == 200
         async with client.get("/api/jobs/") as answer:  # no line for what changes nothing

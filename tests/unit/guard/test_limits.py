@@ -10,9 +10,10 @@ from ray_jobs.dashboard_module.guard.limits import BURST_S, MAX_CLIENTS, Rate
 
 from ray_jobs.errors import TooManyRequests
 from ray_jobs.models import JobStatus
+from tests.archives import sized_zip
 from tests.unit.face.fakes import Client, Cluster, record
 
-from .conftest import serving, zip_of
+from .conftest import serving
 
 SUBMISSION = b'{"entrypoint": "true"}'
 
@@ -116,7 +117,7 @@ async def test_requests_at_once(cluster: Cluster) -> None:
     cluster.packages.writable.clear()
     async with serving(cluster, max_requests=1, max_streams=1) as guarded:
         client = guarded.client
-        first = asyncio.ensure_future(client.put("/api/packages/gcs/x.zip", data=zip_of(200)))
+        first = asyncio.ensure_future(client.put("/api/packages/gcs/x.zip", data=sized_zip(200)))
         await cluster.packages.put_begun.acquire()
         async with client.get("/api/jobs/") as answer:
             assert answer.status == 429
@@ -163,7 +164,9 @@ async def test_big_package_is_refused_by_its_own_words(cluster: Cluster) -> None
     cluster.packages.max_bytes = 100_000
     async with serving(cluster) as guarded:
         for size, status in ((100_000, 200), (100_001, 413)):
-            async with guarded.client.put("/api/packages/gcs/x.zip", data=zip_of(size)) as answer:
+            async with guarded.client.put(
+                "/api/packages/gcs/x.zip", data=sized_zip(size)
+            ) as answer:
                 assert answer.status == status
     assert list(cluster.packages.stored) == ["gcs://x.zip"]
 
