@@ -5,22 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from ray_jobs import JobSubmissionClient
 from tests.waiting import wait_until
 
+ATTEMPT_VARIABLE = b"RAY_JOBS_ATTEMPT="
+
+
+def processes() -> Iterator[Path]:
+    """Yield the folder in /proc of each process. Any of them may be gone."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            yield entry
+
 
 def titled(title: str) -> list[int]:
     """Return the pids of Ray workers by their titles."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if words.startswith(title):
+    for entry in processes():
+        with contextlib.suppress(OSError):
+            if (entry / "cmdline").read_bytes().decode(errors="replace").startswith(title):
                 found.append(int(entry.name))
     return found
 
@@ -67,9 +73,18 @@ def runs(pid: int) -> bool:
 def named(name: str) -> list[int]:
     """Return the pids of processes by what `ps` calls them: our zygote and keepers."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if (entry / "comm").read_text().strip() == name:
-                    found.append(int(entry.name))
+    for entry in processes():
+        with contextlib.suppress(OSError):
+            if (entry / "comm").read_text().strip() == name:
+                found.append(int(entry.name))
+    return found
+
+
+def of_jobs() -> list[str]:
+    """Return the processes of jobs, by what each job's processes have in their environment."""
+    found = []
+    for entry in processes():
+        with contextlib.suppress(OSError):
+            if ATTEMPT_VARIABLE in (entry / "environ").read_bytes():
+                found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
     return found

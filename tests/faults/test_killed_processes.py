@@ -12,7 +12,7 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.processes import parent_of, start_waiting_job, titled
+from tests.faults.processes import kill_titled, parent_of, start_waiting_job, titled
 from tests.waiting import wait_until
 
 #: No supervisor without a job: the one that is there is the job's.
@@ -68,8 +68,8 @@ def test_supervisor(client: JobSubmissionClient, tmp_path: Path, end: str) -> No
 
 def test_supervisor_and_manager_at_once(client: JobSubmissionClient, tmp_path: Path) -> None:
     job_id, _ = start_waiting_job(client, tmp_path)
-    for pid in titled("ray::JobSupervisor") + titled("ray::JobManager"):
-        os.kill(pid, signal.SIGKILL)
+    kill_titled("ray::JobSupervisor")
+    kill_titled("ray::JobManager")
     (tmp_path / "go").touch()
     info = client.wait_until_finish(job_id, timeout=60)
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
@@ -99,8 +99,7 @@ def test_supervisor_in_its_first_moment(client: JobSubmissionClient) -> None:
         wait_until(lambda: not titled("ray::JobSupervisor"), "no other supervisor", 10)
         job_id = client.submit_job(entrypoint="echo once")
         wait_until(lambda: bool(titled("ray::JobSupervisor")), "its supervisor", 10)
-        for pid in titled("ray::JobSupervisor"):
-            os.kill(pid, signal.SIGKILL)
+        kill_titled("ray::JobSupervisor")
         info = client.wait_until_finish(job_id, timeout=60)
         assert info.status is JobStatus.SUCCEEDED, info.message
         # In the server's own line and in the entrypoint's.
@@ -112,9 +111,7 @@ def test_supervisor_and_its_adopter(client: JobSubmissionClient, tmp_path: Path)
     killed: set[int] = set()
     for _ in range(3):
         wait_until(lambda: bool(set(titled("ray::JobSupervisor")) - killed), "a supervisor", 30)
-        for pid in set(titled("ray::JobSupervisor")) - killed:
-            os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
+        killed.update(kill_titled("ray::JobSupervisor"))
     assert Path(f"/proc/{shell}").exists()
     assert client.stop_job(job_id) is True
     assert client.wait_until_finish(job_id, timeout=60).status is JobStatus.STOPPED
@@ -133,8 +130,8 @@ def test_manager_at_the_moment_of_an_end(client: JobSubmissionClient, tmp_path: 
 
 def test_manager_leads_on_though_nobody_asks(client: JobSubmissionClient, tmp_path: Path) -> None:
     job_id, _ = start_waiting_job(client, tmp_path)
-    for pid in titled("ray::JobSupervisor") + titled("ray::JobManager"):
-        os.kill(pid, signal.SIGKILL)
+    kill_titled("ray::JobSupervisor")
+    kill_titled("ray::JobManager")
     wait_until(lambda: bool(titled("ray::JobSupervisor")), "the job is adopted", 30)
     (tmp_path / "go").touch()
     assert client.wait_until_finish(job_id, timeout=30).driver_exit_code == 5

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import plugin, running_cluster
-from tests.faults.processes import start_waiting_job, titled
+from tests.faults.processes import kill_titled, start_waiting_job, titled
 from tests.waiting import wait_until
 
 JOBS = 12
@@ -29,25 +27,18 @@ def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
         yield client
 
 
-def kill_all(title: str) -> set[int]:
-    pids = set(titled(title))
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    return pids
-
-
 def test_killed_supervisors_and_manager(client: JobSubmissionClient, tmp_path: Path) -> None:
     jobs = [start_waiting_job(client, tmp_path) for _ in range(JOBS)]
-    killed = kill_all("ray::JobSupervisor")
+    killed = kill_titled("ray::JobSupervisor")
     wait_until(lambda: bool(set(titled("ray::JobSupervisor")) - killed), "others", 30)
     stopped, _ = jobs.pop()
     assert client.stop_job(stopped) is True
     assert client.wait_until_finish(stopped, timeout=60).status is JobStatus.STOPPED
-    kill_all("ray::JobManager")
+    kill_titled("ray::JobManager")
     assert client.get_job_status(jobs[0][0]) is JobStatus.RUNNING
     client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=120)
     assert all(Path(f"/proc/{pid}").exists() for _, pid in jobs)
-    for pids in (kill_all("ray::JobSupervisor"), kill_all("ray::JobManager")):
+    for pids in (kill_titled("ray::JobSupervisor"), kill_titled("ray::JobManager")):
         assert pids
     (tmp_path / "go").touch()
     for job_id, _ in jobs:
@@ -58,7 +49,7 @@ def test_killed_supervisors_and_manager(client: JobSubmissionClient, tmp_path: P
 def test_new_manager_keeps_the_pool(client: JobSubmissionClient, tmp_path: Path) -> None:
     job_id, _ = start_waiting_job(client, tmp_path)
     before = set(titled("ray::JobSupervisor"))
-    kill_all("ray::JobManager")
+    kill_titled("ray::JobManager")
     for _ in range(5):
         client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
     assert before <= set(titled("ray::JobSupervisor"))

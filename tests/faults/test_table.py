@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,9 +14,6 @@ from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.campaign import Campaign, campaign, times
 from tests.faults.processes import kill_titled, named, send, titled
 
-#: After a kill of the manager: now and then before it is back, mostly after.
-MANAGER_PAUSE_S = (0.2, 4.0)
-PAUSE_S = (0.1, 1.5)
 SUPERVISOR = "ray::JobSupervisor"
 MANAGER = "ray::JobManager"
 
@@ -36,51 +34,20 @@ def supervision(request: pytest.FixtureRequest) -> str:
     return str(request.node.callspec.params["cluster"])
 
 
-async def test_manager_killed(cluster: Cluster, supervision: str, tmp_path: Path) -> None:
-    name = f"manager killed ({supervision})"
-    async with campaign(name, cluster.address, tmp_path) as run:
-        await run.inject(lambda: none(kill_titled(MANAGER)), times(6), MANAGER_PAUSE_S)
+def kill_manager(_: Campaign) -> None:
+    kill_titled(MANAGER)
 
 
-async def test_any_supervisor_killed(cluster: Cluster, supervision: str, tmp_path: Path) -> None:
-    name = f"a supervisor killed ({supervision})"
-    async with campaign(name, cluster.address, tmp_path) as run:
-        await run.inject(lambda: send_to_one(run, signal.SIGKILL), times(10), PAUSE_S)
+def kill_supervisors(_: Campaign) -> None:
+    kill_titled(SUPERVISOR)
 
 
-async def test_all_supervisors_killed(cluster: Cluster, supervision: str, tmp_path: Path) -> None:
-    name = f"all supervisors killed ({supervision})"
-    async with campaign(name, cluster.address, tmp_path) as run:
-        await run.inject(lambda: none(kill_titled(SUPERVISOR)), times(4), (0.5, 4.0))
+def kill_one_supervisor(run: Campaign) -> None:
+    send_to_one(run, signal.SIGKILL)
 
 
-async def test_supervisor_terminated(cluster: Cluster, supervision: str, tmp_path: Path) -> None:
-    name = f"a supervisor ended by SIGTERM ({supervision})"
-    async with campaign(name, cluster.address, tmp_path) as run:
-        await run.inject(lambda: send_to_one(run, signal.SIGTERM), times(6), PAUSE_S)
-
-
-async def test_zygote_killed(cluster: Cluster, supervision: str, tmp_path: Path) -> None:
-    name = f"the zygote killed ({supervision})"
-    async with campaign(name, cluster.address, tmp_path) as run:
-        await run.inject(kill_zygotes, times(6), PAUSE_S)
-
-
-async def test_manager_and_supervisors_killed(
-    cluster: Cluster, supervision: str, tmp_path: Path
-) -> None:
-    name = f"manager and all supervisors killed ({supervision})"
-
-    def kill_both() -> None:
-        for title in run.rng.sample((MANAGER, SUPERVISOR), 2):
-            kill_titled(title)
-
-    async with campaign(name, cluster.address, tmp_path) as run:
-        await run.inject(kill_both, times(4), (0.5, 6.0))
-
-
-def none(_: object) -> None:
-    """Make of what a fault returns nothing to wait for."""
+def terminate_one_supervisor(run: Campaign) -> None:
+    send_to_one(run, signal.SIGTERM)
 
 
 def send_to_one(run: Campaign, signum: signal.Signals) -> None:
@@ -89,6 +56,38 @@ def send_to_one(run: Campaign, signum: signal.Signals) -> None:
         send(run.rng.choice(pids), signum)
 
 
-def kill_zygotes() -> None:
+def kill_zygotes(_: Campaign) -> None:
     for pid in named("ray-jobs-zygote"):
         send(pid)
+
+
+def kill_both(run: Campaign) -> None:
+    for title in run.rng.sample((MANAGER, SUPERVISOR), 2):
+        kill_titled(title)
+
+
+class Fault(NamedTuple):
+    """What is done to a cluster, how often, and with which pauses (seconds)."""
+
+    name: str
+    inject: Callable[[Campaign], None]
+    times: int
+    pause_s: tuple[float, float]
+
+
+FAULTS = [
+    # Now and then before it is back, mostly after.
+    Fault("manager killed", kill_manager, 6, (0.2, 4.0)),
+    Fault("a supervisor killed", kill_one_supervisor, 10, (0.1, 1.5)),
+    Fault("all supervisors killed", kill_supervisors, 4, (0.5, 4.0)),
+    Fault("a supervisor ended by SIGTERM", terminate_one_supervisor, 6, (0.1, 1.5)),
+    Fault("the zygote killed", kill_zygotes, 6, (0.1, 1.5)),
+    Fault("manager and all supervisors killed", kill_both, 4, (0.5, 6.0)),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+async def test_fault(cluster: Cluster, supervision: str, tmp_path: Path, fault: Fault) -> None:
+    name = f"{fault.name} ({supervision})"
+    async with campaign(name, cluster.address, tmp_path) as run:
+        await run.inject(lambda: fault.inject(run), times(fault.times), fault.pause_s)

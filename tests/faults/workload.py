@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 
-ATTEMPT_VARIABLE = b"RAY_JOBS_ATTEMPT="
+from tests.faults.processes import of_jobs
+
 RETRY_S = 0.05
 #: Until every job has ended after the last fault.
 END_TIMEOUT_S = 90.0
@@ -239,19 +240,7 @@ async def orphans() -> list[str]:
     """Return the processes of jobs, which have all ended, that are still there in a while."""
     deadline = time.monotonic() + ENDS_TIMEOUT_S
     while True:
-        found = processes_of_jobs()
+        found = of_jobs()
         if not found or time.monotonic() > deadline:
             return found
         await asyncio.sleep(RETRY_S)
-
-
-def processes_of_jobs() -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if ATTEMPT_VARIABLE in (entry / "environ").read_bytes():
-                    found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
-            except OSError:
-                continue
-    return found

@@ -16,6 +16,14 @@ Way = Callable[[dict[str, Any], int], int]
 
 
 @pytest.fixture(autouse=True)
+def own_folder() -> Iterator[None]:
+    """Give back the working directory: a keeper, which starts one entrypoint, leaves its own."""
+    before = os.getcwd()
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
 def signals_as_in_a_worker() -> Iterator[None]:
     previous = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -64,9 +72,7 @@ def test_python_that_cannot_spawn_into_a_session(
         raise NotImplementedError
 
     monkeypatch.setattr(os, "posix_spawn", refuse)
-    cwd = os.getcwd()
     with (tmp_path / "log").open("wb") as log:
         pid = start_entrypoint(order("/bin/pwd", cwd=str(tmp_path)), log.fileno())
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.chdir(cwd)
     assert (tmp_path / "log").read_text() == f"{tmp_path}\n"
