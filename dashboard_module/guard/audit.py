@@ -153,10 +153,6 @@ class Audit:
         self._writing: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray-jobs-audit") if file else None
 
-    @property
-    def is_on(self) -> bool:
-        return self._file is not None
-
     def add(self, entry: Entry) -> None:
         """Write an entry, soon."""
         if self._thread is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ray_jobs.environ import number
 from ray_jobs.models import GCS_MAX_PACKAGE_BYTES
 
 from .clients import Network, networks
@@ -71,7 +72,7 @@ def settings(
         logger.warning("%s=%s is neither always nor browsers: always", REDACT_VARIABLE, redact)
     defaults = GuardSettings()
     numbers: dict[str, Any] = {
-        name: _number(environ, f"RAY_JOBS_{name.upper()}", getattr(defaults, name), least)
+        name: number(environ, f"RAY_JOBS_{name.upper()}", getattr(defaults, name), least)
         for name, least in _NUMBERS.items()
     }
     return GuardSettings(
@@ -98,18 +99,3 @@ _NUMBERS = {
 
 def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
-
-
-def _number(environ: Mapping[str, str], name: str, default: float, least: int) -> float:
-    """Return a number of the environment: whole where the default is."""
-    text = environ.get(name)
-    if not text:
-        return default
-    try:
-        value: float = int(text) if isinstance(default, int) else float(text)
-    except ValueError:
-        value = -1
-    if not least <= value < float("inf"):
-        logger.warning("%s=%s is not a number of at least %d: %s", name, text, least, default)
-        return default
-    return value

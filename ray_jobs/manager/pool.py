@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
+from ray_jobs.environ import number
+
 logger = logging.getLogger(__name__)
 
 #: How long jobs may have to wait before the pool grows for them: about what it costs to grow.
@@ -82,26 +84,14 @@ class PoolSettings:
         """
         fitting = max(LEAST_MOST, int(memory_bytes * MEMORY_SHARE / SUPERVISOR_BYTES))
         dense = environ.get(SUPERVISION_ENV_VAR, "").strip().lower() == "dense"
-        jobs_each = int(_number(environ, DENSE_ENV_VAR, DEFAULT_DENSE_JOBS)) if dense else 1
+        jobs_each = int(number(environ, DENSE_ENV_VAR, float(DEFAULT_DENSE_JOBS))) if dense else 1
         return cls(
-            warm=int(_number(environ, WARM_ENV_VAR, DEFAULT_WARM)),
-            idle_s=_number(environ, IDLE_ENV_VAR, DEFAULT_IDLE_S),
+            warm=int(number(environ, WARM_ENV_VAR, float(DEFAULT_WARM))),
+            idle_s=number(environ, IDLE_ENV_VAR, DEFAULT_IDLE_S),
             jobs_each=max(1, min(MOST_DENSE_JOBS, jobs_each)),
             starts_at_once=max(1, min(4, os.cpu_count() or 1)),
-            most=max(1, int(_number(environ, MOST_ENV_VAR, fitting))),
+            most=max(1, int(number(environ, MOST_ENV_VAR, float(fitting)))),
         )
-
-
-def _number(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name)
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = -1
-    if not 0 <= value < math.inf:
-        logger.warning("%s=%s is not a number of at least 0: %s", name, text, default)
-        return default
-    return value
 
 
 class Maker(Protocol):
