@@ -27,7 +27,7 @@ unit: $(STAMP)
 test: lint
 	$(BIN)/pytest
 
-# About 40 minutes: each fault at ten times as many moments, and longer fuzzing.
+# Each fault at ten times as many moments, and longer fuzzing.
 test-long: $(STAMP)
 	RAY_JOBS_FAULT_TIMES=10 $(BIN)/pytest tests/faults
 	$(BIN)/pytest -m long

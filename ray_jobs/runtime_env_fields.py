@@ -6,7 +6,7 @@ it doesn't know. Here both are refused at the submission, by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ray_jobs.errors import InvalidRuntimeEnv
@@ -21,8 +21,8 @@ MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 MAX_SETUP_TIMEOUT_S = 2**31 - 1
 
 _CONFIG_FIELDS = ("setup_timeout_seconds", "eager_install", "log_files")
-#: How much of what a client sent is repeated to it.
-_SHOWN_CHARS = 80
+#: How much of what a client sent is repeated to it, in characters.
+MAX_SHOWN_CHARS = 80
 
 
 def check_fields(runtime_env: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ def check_known(runtime_env: Mapping[str, Any], *, has_plugins: bool) -> None:
         if not has_plugins or name.startswith("_"):
             public = ", ".join(sorted(each for each in KNOWN_FIELDS if each[0] != "_"))
             raise InvalidRuntimeEnv(
-                f"runtime_env has no field {name[:_SHOWN_CHARS]!r}. Its fields are {public}."
+                f"runtime_env has no field {name[:MAX_SHOWN_CHARS]!r}. Its fields are {public}."
             )
 
 
@@ -72,7 +72,7 @@ def _check_plain(field: str, value: object) -> None:
 
 
 def _shown(field: str) -> str:
-    return f"runtime_env[{field[:_SHOWN_CHARS]!r}]"
+    return f"runtime_env[{field[:MAX_SHOWN_CHARS]!r}]"
 
 
 def _refuse(name: str, wanted: str, value: object) -> InvalidRuntimeEnv:
@@ -88,6 +88,14 @@ def json_type(value: object) -> str:
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _check_key(name: str, key: str, known: Collection[str]) -> None:
+    if key not in known:
+        raise InvalidRuntimeEnv(
+            f"runtime_env['{name}'] has no field {key[:MAX_SHOWN_CHARS]!r}. Its fields are"
+            f" {', '.join(known)}."
+        )
 
 
 def _text(name: str, value: object) -> None:
@@ -118,11 +126,7 @@ def _installer(name: str, value: object) -> None:
         return
     checks = _INSTALLER_FIELDS[name]
     for key, each in {"packages": None, **value}.items():
-        if key not in checks:
-            raise InvalidRuntimeEnv(
-                f"runtime_env['{name}'] has no field {key[:_SHOWN_CHARS]!r}. Its fields are"
-                f" {', '.join(checks)}."
-            )
+        _check_key(name, key, checks)
         checks[key](f"{name}']['{key}", each)
 
 
@@ -140,18 +144,14 @@ def _config(name: str, value: object) -> None:
     if not isinstance(value, dict):
         raise _refuse(name, "an object", value)
     for key in value:
-        if key not in _CONFIG_FIELDS:
-            raise InvalidRuntimeEnv(
-                f"runtime_env['config'] has no field {key[:_SHOWN_CHARS]!r}. Its fields are"
-                f" {', '.join(_CONFIG_FIELDS)}."
-            )
+        _check_key(name, key, _CONFIG_FIELDS)
     timeout_s = value.get("setup_timeout_seconds", 1)
     is_whole = isinstance(timeout_s, int) and not isinstance(timeout_s, bool)
     if not is_whole or not (1 <= timeout_s <= MAX_SETUP_TIMEOUT_S or timeout_s == -1):
         raise InvalidRuntimeEnv(
             "runtime_env['config']['setup_timeout_seconds'] must be a whole number from 1 to"
             f" {MAX_SETUP_TIMEOUT_S}, or -1 for no limit, got"
-            f" {str(timeout_s)[:_SHOWN_CHARS] if is_whole else json_type(timeout_s)}."
+            f" {str(timeout_s)[:MAX_SHOWN_CHARS] if is_whole else json_type(timeout_s)}."
         )
     _flag("config']['eager_install", value.get("eager_install", True))
     if value.get("log_files") is not None:

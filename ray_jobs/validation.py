@@ -13,7 +13,7 @@ import msgspec
 
 from ray_jobs.errors import InvalidRequest, InvalidRuntimeEnv
 from ray_jobs.models import SubmitRequest
-from ray_jobs.runtime_env_fields import check_fields, json_type
+from ray_jobs.runtime_env_fields import MAX_SHOWN_CHARS, check_fields, json_type
 
 #: A submission id is part of a file name (`job-driver-<id>.log`), of at most 255 bytes.
 MAX_SUBMISSION_ID_BYTES = 200
@@ -30,8 +30,6 @@ SUBMISSION_ID_METADATA_KEY = "job_submission_id"
 JOB_NAME_METADATA_KEY = "job_name"
 #: Ray counts each resource in ten-thousandths, in 64 bits.
 MAX_QUANTITY = (2**63 - 1) // 10_000
-#: How much of what a client sent is repeated to it, in characters.
-MAX_SHOWN_CHARS = 80
 
 
 class _StrictSubmitRequest(SubmitRequest, kw_only=True, forbid_unknown_fields=True):

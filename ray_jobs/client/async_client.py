@@ -150,10 +150,8 @@ class AsyncJobSubmissionClient:
         )
         # After all checks: an upload may take minutes.
         request.runtime_env = await self._uploaded(plan, on_progress)
-        return await past_limits(
-            lambda: submitting.send(self._open(), request, on_sending, is_own_id=chosen is None),
-            self._retry,
-        )
+        is_own_id = chosen is None
+        return await submitting.send(self._open(), request, on_sending, self._retry, is_own_id)
 
     async def _uploaded(
         self, plan: Plan | None, on_progress: Callable[[Progress], None] | None

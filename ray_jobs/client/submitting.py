@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs import errors, models
+from ray_jobs.client.retry import RetryPolicy, past_limits
 from ray_jobs.client.transport import Transport, quoted
 
 if TYPE_CHECKING:
@@ -32,20 +33,30 @@ async def send(
     transport: Transport,
     request: models.SubmitRequest,
     on_sending: Callable[[str], None] | None,
-    *,
+    policy: RetryPolicy,
     is_own_id: bool,
 ) -> str:
     """Send a submission, and return the id of the job.
 
-    It is never sent twice: after a lost answer, the job is looked for instead.
+    Again while the server is over a limit, else never twice: after a lost answer, the job is looked
+    for instead.
 
     Args:
-        on_sending: Called with the id just before.
+        on_sending: Called with the id just before, each time.
         is_own_id: Whether the id is a random one of ours, so that a job that has it is ours.
 
     Raises:
         ServerUnreachable: there was no answer, and the job wasn't found.
     """
+    return await past_limits(lambda: _send(transport, request, on_sending, is_own_id), policy)
+
+
+async def _send(
+    transport: Transport,
+    request: models.SubmitRequest,
+    on_sending: Callable[[str], None] | None,
+    is_own_id: bool,
+) -> str:
     submission_id = str(request.submission_id)
     if on_sending is not None:
         on_sending(submission_id)

@@ -82,7 +82,14 @@ class Placing:
         if not lead.recovering:
             return False
         # An earlier manager may have made one, which would be left behind.
-        return await self._services.supervisors.find(lead.submission_id) is not None
+        return await self._find_own(lead)
+
+    async def _find_own(self, lead: Lead) -> bool:
+        """Give the job the supervisor that an earlier manager made for it, if there is one."""
+        found = await self._services.supervisors.find(lead.submission_id)
+        if found is not None:
+            lead.seat = OwnSeat(self._services.supervisors, found)
+        return found is not None
 
     async def _member(self, record: JobRecord, timeout_s: float) -> Member:
         """Return a supervisor of the pool, which may have many jobs to serve before."""
@@ -106,9 +113,8 @@ class Placing:
         """
         supervisors = self._services.supervisors
         epoch = self._services.journal.epoch
-        if lead.recovering:
-            found = await supervisors.find(lead.submission_id)
-            lead.seat = OwnSeat(supervisors, found) if found is not None else None
+        if lead.recovering and lead.seat is None:
+            await self._find_own(lead)
         for placement in range(1, MAX_PLACEMENTS + 1):
             if lead.seat is None:
                 try:

@@ -23,6 +23,8 @@ from typing import Any
 
 import ray
 
+from ray_jobs.keeper.sockets import short_path
+
 logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
@@ -71,15 +73,13 @@ async def connect_unix(
     directory: str, name: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a Unix socket whose path may be longer than an address takes (108 bytes)."""
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(f"/proc/self/fd/{folder}/{name}")
+        with short_path(directory, name) as path:
+            connection.connect(path)
     except OSError:
         connection.close()
         raise
-    finally:
-        os.close(folder)
     connection.setblocking(False)
     return await asyncio.open_unix_connection(sock=connection)
 
