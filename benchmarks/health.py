@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.figures import Figure, percentile
+from benchmarks.figures import Figure, percentile, words_of
 from benchmarks.probe import PATH
 from benchmarks.report import RowResult
 
@@ -26,3 +26,11 @@ def health(results: list[RowResult]) -> list[RowResult]:
         p99 = percentile(worst.health_ms, 99)
         figures.append(Figure.of("the same, p99 in the worst row", "ms", p99, note))
     return [RowResult("health", figures, 0.0, [])]
+
+
+def health_words(result: RowResult) -> str:
+    """Return how the health check fared while one row ran."""
+    if not result.health_ms:
+        return f"`{PATH}`: not asked"
+    p99 = words_of(percentile(result.health_ms, 99), "ms")
+    return f"`{PATH}` at p99 of {len(result.health_ms)}: {p99}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from benchmarks.figures import Figure, times_better, words_of
+from benchmarks.figures import Figure, percentile, times_better, words_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,12 @@ def as_json(
         ],
         "rows": {
             server: [
-                {"row": result.key, "seconds": round(result.seconds, 1), "error": result.error}
+                {
+                    "row": result.key,
+                    "seconds": round(result.seconds, 1),
+                    "error": result.error,
+                    "health_p99_ms": percentile(result.health_ms, 99) if result.health_ms else None,
+                }
                 for result in results
             ]
             for server, results in (("stock", stock), ("ours", ours))

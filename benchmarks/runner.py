@@ -15,6 +15,7 @@ import aiohttp
 from benchmarks.api import Api
 from benchmarks.bench import Bench, Options, Row, Stage
 from benchmarks.figures import words_of
+from benchmarks.health import health_words
 from benchmarks.probe import Probe
 from benchmarks.processes import ClusterProcesses
 from benchmarks.report import RowResult
@@ -87,4 +88,6 @@ async def _run_row(row: Row, bench: Bench) -> RowResult:
         bench.probe.stop()
     for figure in figures:
         print(f"  {row.key}: {figure.name}: {words_of(figure.median, figure.unit)}", flush=True)
-    return RowResult(row.key, figures, time.monotonic() - began, bench.probe.samples_ms, error)
+    result = RowResult(row.key, figures, time.monotonic() - began, bench.probe.samples_ms, error)
+    print(f"  {row.key}: {health_words(result)}", flush=True)
+    return result

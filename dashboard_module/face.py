@@ -16,8 +16,9 @@ import aiohttp.web
 import msgspec
 
 from ray_jobs import errors
+from ray_jobs.log_files import log_name
 from ray_jobs.models import JobStatus, JobType, SubmitRequest
-from ray_jobs.records import ManagerReply, decode_reply, log_name
+from ray_jobs.records import ManagerReply, decode_reply
 
 from .driver_follower import DriverFollower
 from .follower import Follower
@@ -284,7 +285,9 @@ class Face:
     # --- logs -------------------------------------------------------------------------------
 
     def log_path(self, job: SubmissionJob) -> str | None:
-        """Return where a job's log is on the head, if it is. None for an id that can't name a file.
+        """Return where a job's log is at first, on the head: see `log_files.places`.
+
+        None for an id that can't name a file.
 
         Ray's own server takes any id, "../../secret" too.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Mapping
 from typing import BinaryIO
 
@@ -14,32 +15,33 @@ import aiohttp.web
 PIECE_BYTES = 8 * 1024 * 1024
 #: What goes with the headers.
 FIRST_BYTES = 16 * 1024
-#: Where the kernel's copying can't be used.
+#: Where the kernel's copying can't be used, and where a disk must be waited for.
 READ_BYTES = 256 * 1024
+#: What Linux reads ahead by default: what is in the page cache mostly comes in such parts.
+LOOK_EVERY_BYTES = 128 * 1024
 
 
 async def send_file(
-    request: aiohttp.web.Request, path: str, headers: Mapping[str, str]
+    request: aiohttp.web.Request, file: BinaryIO, headers: Mapping[str, str]
 ) -> aiohttp.web.StreamResponse:
     """Answer with a file, or with the one range of it that was asked for.
 
-    What is appended meanwhile isn't sent. Raises FileNotFoundError.
+    What is appended meanwhile isn't sent.
     """
-    with await asyncio.to_thread(open, path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        part = asked_range(request, size)
-        if part is None:
-            return aiohttp.web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
-        is_part = "Range" in request.headers
-        response = aiohttp.web.StreamResponse(status=206 if is_part else 200, headers=headers)
-        response.headers["Accept-Ranges"] = "bytes"
-        if is_part:
-            response.headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-        response.content_length = len(part)
-        await response.prepare(request)
-        if request.method != "HEAD":
-            await _send(request, response, file, part)
-        await response.write_eof()
+    size = os.fstat(file.fileno()).st_size
+    part = asked_range(request, size)
+    if part is None:
+        return aiohttp.web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
+    is_part = "Range" in request.headers
+    response = aiohttp.web.StreamResponse(status=206 if is_part else 200, headers=headers)
+    response.headers["Accept-Ranges"] = "bytes"
+    if is_part:
+        response.headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+    response.content_length = len(part)
+    await response.prepare(request)
+    if request.method != "HEAD":
+        await _send(request, response, file, part)
+    await response.write_eof()
     return response
 
 
@@ -70,6 +72,8 @@ async def _send(
         if request.transport is None:
             raise ConnectionResetError("The client has gone.")
         count = min(PIECE_BYTES, part.stop - position)
+        if not _is_in_memory(file.fileno(), position, count):
+            await asyncio.to_thread(_bring_to_memory, file.fileno(), position, count)
         try:
             sent = await loop.sendfile(request.transport, file, position, count)
         except (NotImplementedError, RuntimeError):  # another kind of loop; a transport that closes
@@ -84,3 +88,25 @@ async def _send(
             return
         position += sent
         await asyncio.sleep(0)
+
+
+def _is_in_memory(fd: int, position: int, count: int) -> bool:
+    """Return whether a part of a file is in the page cache, as far as samples of it tell.
+
+    The kernel's copying would wait for the disk in the event loop.
+    """
+    if sys.platform != "linux":
+        return False
+    byte = bytearray(1)
+    try:
+        for at in (*range(position, position + count, LOOK_EVERY_BYTES), position + count - 1):
+            os.preadv(fd, [byte], at, os.RWF_NOWAIT)
+    except OSError:  # it isn't, or this file system can't say
+        return False
+    return True
+
+
+def _bring_to_memory(fd: int, position: int, count: int) -> None:
+    """Read a part of a file into the page cache, and wait for it."""
+    for at in range(position, position + count, READ_BYTES):
+        os.pread(fd, min(READ_BYTES, position + count - at), at)

@@ -12,6 +12,8 @@ from concurrent.futures import Executor
 
 import msgspec
 
+from ray_jobs.log_files import open_log
+
 #: The largest frame that a tail sends, in bytes; stock clients take up to 4 MiB.
 MAX_FRAME_BYTES = 64 * 1024
 #: Read, decoded and escaped at once for the stock log route, off the event loop.
@@ -37,9 +39,8 @@ class LogFile:
         Closed and opened again, it is the same file, or none: its name may have got another one.
         """
         if self._fd is None and self._path is not None:
-            try:
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except FileNotFoundError:
+            self._fd = open_log(self._path)
+            if self._fd is None:
                 return False
             status = os.fstat(self._fd)
             identity = status.st_dev, status.st_ino

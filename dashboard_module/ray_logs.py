@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator
 import aiohttp
 
 from ray_jobs import _ray
-from ray_jobs.records import JobRecord, log_name
+from ray_jobs.log_files import log_name
+from ray_jobs.records import JobRecord
 
 from .foreign_logs import LogUnavailable
 from .log_reader import MAX_FRAME_BYTES

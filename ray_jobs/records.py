@@ -122,11 +122,6 @@ def decode_reply(data: bytes) -> ManagerReply:
     return _reply_decoder.decode(data)
 
 
-def log_name(submission_id: str) -> str:
-    """Return the name of a job's log file, which Ray's own tools know."""
-    return f"job-driver-{submission_id}.log"
-
-
 def to_info(record: JobRecord, driver: DriverInfo | None) -> JobInfo:
     """Return a record as Ray's job API shows it."""
     return JobInfo(**_info_fields(record, driver))

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
-import os
+from typing import BinaryIO
 
 import aiohttp.web
 import msgspec
 
 from ray_jobs.errors import InvalidRequest
+from ray_jobs.log_files import open_log
 from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
 
 from ..errors import json_errors
@@ -93,9 +95,16 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
     if await face.logs.is_elsewhere(job.record):
         return await _raw_log_from_its_node(face, request, job)
     path = face.log_path(job)
-    if path is None or not os.path.isfile(path):
+    file = await asyncio.to_thread(_open_file, path) if path else None
+    if file is None:
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")
-    return await send_file(request, path, _RAW_LOG_HEADERS)
+    with file:
+        return await send_file(request, file, _RAW_LOG_HEADERS)
+
+
+def _open_file(path: str) -> BinaryIO | None:
+    fd = open_log(path)
+    return None if fd is None else open(fd, "rb")
 
 
 async def _raw_log_from_its_node(

@@ -189,6 +189,7 @@ class JobManager:
         for record in live:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
         self._intake.open(self._runner.run)
+        self._logs.shelf.open(self._is_live)
         self._spawn(self._store.mirror.repair(records, self._journal.staying))
         self._foreign = ForeignJobs(self._journal, self._store, supervisors)
         self._earlier = StoredIds(frozenset(), frozenset())
@@ -232,6 +233,10 @@ class JobManager:
         await self._runner.finished(submission_id)
         await self._journal.delete(record)
         return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
+
+    def _is_live(self, submission_id: str) -> bool:
+        record = self._journal.get(submission_id)
+        return record is not None and not record.status.is_terminal()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(coroutine)

@@ -11,9 +11,11 @@ import uuid
 from datetime import datetime
 from typing import Any
 
+from ray_jobs.log_files import log_name, places
 from ray_jobs.manager.calls import patiently
+from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.manager.seats import Seat
-from ray_jobs.records import JobRecord, log_name
+from ray_jobs.records import JobRecord
 from ray_jobs.supervisor.logs import set_aside
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
 
@@ -32,6 +34,7 @@ class JobLogs:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self.head_token = uuid.uuid4().hex
+        self.shelf = LogShelf(directory)
 
     def mark_head(self, work_dir: str) -> None:
         """Leave a token by which supervisors tell whether their node shares this node's files."""
@@ -47,8 +50,9 @@ class JobLogs:
 
     def begin(self, record: JobRecord) -> None:
         """Start the log of a new job. An earlier, deleted job's of the same id is set aside."""
-        path = self.path(record.submission_id)
-        set_aside(path)
+        for place in places(self.path(record.submission_id)):
+            set_aside(place)
+        self.shelf.count()
         if record.runtime_env:
             self.append(record.submission_id, timestamped("Runtime env is setting up."))
 

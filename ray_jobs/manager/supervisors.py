@@ -17,8 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs import _ray, supervisor
 from ray_jobs.keeper import zygote_source
+from ray_jobs.log_files import log_name
 from ray_jobs.manager.environments import Built
-from ray_jobs.records import JobRecord, log_name
+from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed
 from ray_jobs.validation import JOB_CONFIG_ENV_VAR, job_config_json
 

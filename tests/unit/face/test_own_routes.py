@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -241,6 +242,18 @@ async def test_a_long_raw_log(
     async with client.head(OWN + "/jobs/a/logs", headers=headers) as answer:
         assert answer.headers["Content-Length"] == str(len(content[start:stop]))
         assert await answer.read() == b""
+
+
+async def test_a_long_raw_log_that_only_the_disk_has(client: Client, cluster: Cluster) -> None:
+    cluster.manager.put(record("a"))
+    content = os.urandom(1_000_000) * 20
+    cluster.append("a", content)
+    fd = os.open(cluster.log("a"), os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    async with client.get(OWN + "/jobs/a/logs") as answer:
+        assert await answer.read() == content
 
 
 @pytest.mark.parametrize("asked", ["bytes=5-4", "bytes=10-", "bytes=x-y", "lines=1-2"])

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType
+from aiohttp import WSCloseCode, WSMsgType
 from ray_jobs.dashboard_module import tailing
 from ray_jobs.dashboard_module.face import Face
 from ray_jobs.dashboard_module.growth import Growth
 from ray_jobs.dashboard_module.log_reader import MAX_FRAME_BYTES
 
+from ray_jobs.log_files import SHELF
 from ray_jobs.models import JobStatus
 
 from .fakes import Client, Cluster, record
@@ -56,6 +57,28 @@ class Tail:
 
 async def begin(client: Client, path: str) -> Tail:
     return Tail(await client.ws_connect(path))
+
+
+@pytest.mark.parametrize("path", [STOCK, OWN])
+async def test_a_log_that_was_moved_away_is_followed_to_its_end(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    """The manager moves logs of jobs that ended long ago. A slow client may still be at one."""
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"first\n")
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"first\n")
+    cluster.append("a", b"last\n")
+    shelf = cluster.log_dir / SHELF
+    shelf.mkdir()
+    cluster.log("a").rename(shelf / cluster.log("a").name)
+    cluster.manager.put(record("a", status=JobStatus.SUCCEEDED))
+    assert await tail.to_the_end() == WSCloseCode.OK
+    assert tail.data == b"first\nlast\n"
+    async with client.get("/api/jobs/a/logs") as answer:
+        assert await answer.json() == {"logs": "first\nlast\n"}
+    async with client.get("/api/ray_jobs/v1/jobs/a/logs") as answer:
+        assert await answer.read() == b"first\nlast\n"
 
 
 @pytest.fixture(params=[STOCK, OWN])

@@ -1,0 +1,36 @@
+"""Where the logs of jobs are on the head node, for all who look for them there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+#: The folder, in the session's log folder, for logs of jobs that ended long ago.
+SHELF = "finished-jobs"
+#: Names of logs begin with this, as Ray's own tools know.
+LOG_PREFIX = "job-driver-"
+
+
+def log_name(submission_id: str) -> str:
+    """Return the name of a job's log file, which Ray's own tools know."""
+    return f"{LOG_PREFIX}{submission_id}.log"
+
+
+def places(path: str) -> tuple[str, str]:
+    """Return where a job's log may be, given where it is at first.
+
+    To be looked at in this order: it is moved once at most, from the first place to the second.
+    """
+    directory, name = os.path.split(path)
+    return path, os.path.join(directory, SHELF, name)
+
+
+def open_log(path: str) -> int | None:
+    """Open a job's log for reading, wherever it is, given where it is at first.
+
+    Returns a file descriptor, or None if there is no such log. Raises `OSError`.
+    """
+    for place in places(path):
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return None
