@@ -65,7 +65,9 @@ async def _send(
     part: range,
 ) -> None:
     loop = asyncio.get_running_loop()
-    first = os.pread(file.fileno(), min(FIRST_BYTES, len(part)), part.start)
+    first = await asyncio.to_thread(
+        os.pread, file.fileno(), min(FIRST_BYTES, len(part)), part.start
+    )
     await response.write(first)
     position = part.start + len(first)
     while position < part.stop:
