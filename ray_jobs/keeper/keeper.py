@@ -12,6 +12,7 @@ import select
 import signal
 import time
 
+from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
 from ray_jobs.keeper.entrypoint import start_entrypoint
 from ray_jobs.keeper.processes import descendants, kill_descendants, send_signal
 from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted
@@ -104,9 +105,8 @@ class Keeper:
             self.write_status()
             self.broadcast(self.status)
             return
-        self.status.update(
-            state="running", pid=self.entrypoint_pid, started_at_ms=int(time.time() * 1000)
-        )
+        self.status.update(state="running", pid=self.entrypoint_pid, started_at_ms=wall_ms())
+        started_boot_ms = boot_ms()
         self.write_status()
         self.broadcast(self.status)
         try:
@@ -117,10 +117,14 @@ class Keeper:
             self.write_status()
             self.broadcast(self.status)
             return
+        ended_boot_ms = boot_ms()
         self.status.update(
             state="exited",
             code=self.exit_code,
-            ended_at_ms=int(time.time() * 1000),
+            # By the clock that nobody sets: it ended so long after its start as it ran.
+            ended_at_ms=self.status["started_at_ms"] + ended_boot_ms - started_boot_ms,
+            ended_boot_ms=ended_boot_ms,
+            boot_id=BOOT_ID,
             node_died=self.raylet.dead,
         )
         self.write_status()

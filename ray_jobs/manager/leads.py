@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -30,10 +29,6 @@ class Lead:
         self.held_env: dict[str, Any] | None = None
         self.pinned: list[str] = []
         self.task: asyncio.Task[None] | None = None
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,10 +20,11 @@ from ray_jobs.manager import transitions
 from ray_jobs.manager.calls import brief, farewell, patiently
 from ray_jobs.manager.environments import Built, package_uris
 from ray_jobs.manager.failures import JobLost, NeverStarted, explained
-from ray_jobs.manager.leads import Lead, Services, now_ms
+from ray_jobs.manager.leads import Lead, Services
 from ray_jobs.manager.placing import MAX_PLACEMENTS, Placing
 from ray_jobs.manager.pool import Member
 from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
+from ray_jobs.manager.times import now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
@@ -78,7 +79,7 @@ class Runner:
         if record.foreign:
             return await self._stop_foreign(submission_id)
         changed = await self._journal.update(
-            submission_id, lambda each: transitions.stop_requested(each, now_ms())
+            submission_id, lambda each: transitions.stop_requested(each, now_ms(each))
         )
         lead = self._leads.get(submission_id)
         if lead is not None and lead.task is not None:
@@ -188,7 +189,7 @@ class Runner:
             await self._resume(lead, record)
         outcome = await self._await_end(lead, record, built)
         await self._journal.update(
-            lead.submission_id, lambda each: transitions.concluded(each, outcome, now_ms())
+            lead.submission_id, lambda each: transitions.concluded(each, outcome, now_ms(each))
         )
         if lead.seat is not None:
             await lead.seat.release(record.attempt)
@@ -305,7 +306,7 @@ class Runner:
         await self._journal.update(
             lead.submission_id,
             lambda each: transitions.failed(
-                each, now_ms=now_ms(), message=message, error_type=error_type
+                each, now_ms=now_ms(each), message=message, error_type=error_type
             ),
         )
 
