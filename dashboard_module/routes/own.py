@@ -17,6 +17,7 @@ from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
 from ..errors import json_errors
 from ..face import Face
 from ..file_sender import send_file
+from ..foreign_logs import need_log
 from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames
 from ..open_files import need_room
@@ -92,6 +93,7 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
     job = await face.find_submission(request.match_info["job_id"], "get logs of")
     if await face.logs.is_elsewhere(job.record):
         return await _raw_log_from_its_node(face, request, job)
+    need_log(face, job)
     path = face.log_path(job)
     if path is None or not os.path.isfile(path):
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")

@@ -184,6 +184,7 @@ class JobManager:
                 logs=self._logs,
                 node_id=ray.get_runtime_context().get_node_id(),
                 agent_address=_ray.AgentAddresses(self._kv).of,
+                node_lives=lambda node_id: asyncio.to_thread(_ray.node_lives, node_id),
             )
         )
         live = [record for record in records if record.is_live]

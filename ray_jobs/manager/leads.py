@@ -45,3 +45,5 @@ class Services:
     node_id: str
     #: The URL of a node's dashboard agent, by the node's id.
     agent_address: Callable[[str], Awaitable[str | None]]
+    #: Whether a node is up, by its id.
+    node_lives: Callable[[str], Awaitable[bool]]

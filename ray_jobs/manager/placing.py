@@ -65,7 +65,10 @@ class Placing:
                 return Place(self._services.node_id, True, built)
         left_s = max(1.0, timeout_s - waited_s(record)) if lead.recovering else timeout_s
         where = await in_time(self._own_supervisor(lead, record), record, left_s)
-        on_head = where["head_token"] == self._services.logs.head_token
+        on_head = (
+            where["node_id"] == self._services.node_id
+            or where["head_token"] == self._services.logs.head_token
+        )
         return Place(where["node_id"], on_head, IN_ITS_ENVIRONMENT)
 
     async def give(self, lead: Lead, creation: Coroutine[Any, Any, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,10 +29,12 @@ from ray_jobs.manager.times import now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
+from ray_jobs.supervisor.node import attempt_dir
 
 logger = logging.getLogger(__name__)
 
 MAX_ADOPTIONS = 20
+NODE_IS_GONE = "the node on which it ran is gone."
 #: How long a deletion waits for what the job's end has left to do.
 LEAVING_PATIENCE_S = 10.0
 
@@ -226,10 +229,19 @@ class Runner:
         """Have the job's supervisor take over its attempt; a new one if that has died."""
         supervisors, pool = self._services.supervisors, self._services.pool
         for adoption in range(1, MAX_ADOPTIONS + 1):
-            if lead.seat is None and record.driver_node_id == self._services.node_id:
-                lead.seat = PooledSeat(pool, await pool.acquire(first=True))
-            elif lead.seat is None:
-                await self._placing.give(lead, supervisors.create_adopter(record))
+            node_is_gone = False
+            if lead.seat is None:
+                on_this_node = record.driver_node_id == self._services.node_id
+                node_is_gone = not on_this_node and not await self._services.node_lives(
+                    record.driver_node_id or ""
+                )
+                # This head may be the one that is gone, started again: it knows the end then.
+                if on_this_node or (node_is_gone and os.path.isdir(attempt_dir(record.attempt))):
+                    lead.seat = PooledSeat(pool, await pool.acquire(first=True))
+                elif node_is_gone:
+                    raise JobLost(NODE_IS_GONE)
+                else:
+                    await self._placing.give(lead, supervisors.create_adopter(record))
             assert lead.seat is not None
             # With a stop that was requested meanwhile.
             order = supervisors.order(self._record(lead.submission_id))
@@ -237,7 +249,7 @@ class Runner:
             try:
                 status = await patiently(adopt)
             except ActorUnschedulableError:
-                raise JobLost("the node on which it ran is gone.") from None
+                raise JobLost(NODE_IS_GONE) from None
             except ActorDiedError:
                 if adoption == MAX_ADOPTIONS:
                     raise
@@ -246,6 +258,8 @@ class Runner:
                 continue
             if status["state"] == "unknown":
                 raise NeverStarted
+            if node_is_gone and status["state"] == "lost":
+                raise JobLost(NODE_IS_GONE)
             return
 
     async def _await_end(
@@ -283,10 +297,9 @@ class Runner:
         """Wait for the end of an attempt, and of the copy of its log."""
         ended = asyncio.ensure_future(patiently(call))
         try:
-            if not record.on_head:
-                await self._services.logs.copy_remote(record, seat, ended)
+            is_whole = record.on_head or await self._services.logs.copy_remote(record, seat, ended)
             outcome: dict[str, Any] = await ended
-            return outcome
+            return outcome if is_whole else {**outcome, "log_disk_full": True}
         finally:
             ended.cancel()
 

@@ -17,7 +17,11 @@ from typing import Any
 import msgspec
 
 from ray_jobs.models import JobErrorType, JobStatus
-from ray_jobs.records import JobRecord
+from ray_jobs.records import JobRecord, default_message
+
+LOG_MAY_BE_CUT_OFF = (
+    "The disk under its log was full when it ended: some of what it wrote may be missing there."
+)
 
 
 def running(
@@ -101,6 +105,14 @@ def failed(
 
 def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRecord | None:
     """The keeper reported how the attempt ended (see keeper.py for the states)."""
+    ended = _ended(record, outcome, now_ms)
+    if ended is not None and outcome.get("log_disk_full"):
+        message = f"{ended.message or default_message(ended)}\n{LOG_MAY_BE_CUT_OFF}"
+        ended = msgspec.structs.replace(ended, message=message)
+    return ended
+
+
+def _ended(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRecord | None:
     state = outcome["state"]
     if state == "failed_to_start":
         return finished(
