@@ -34,6 +34,9 @@ from ray_jobs.supervisor.node import attempt_dir
 logger = logging.getLogger(__name__)
 
 MAX_ADOPTIONS = 20
+#: Between two attempts to find a running job a supervisor. All of them take some minutes.
+ADOPTION_PAUSE_S = 0.05
+LONGEST_ADOPTION_PAUSE_S = 20.0
 NODE_IS_GONE = "the node on which it ran is gone."
 #: How long a deletion waits for what the job's end has left to do.
 LEAVING_PATIENCE_S = 10.0
@@ -255,6 +258,8 @@ class Runner:
                     raise
                 lead.seat.lost()
                 lead.seat = None
+                # Ray can't start an actor on a node whose disk is full, say: the job runs on.
+                await asyncio.sleep(min(LONGEST_ADOPTION_PAUSE_S, ADOPTION_PAUSE_S * 2**adoption))
                 continue
             if status["state"] == "unknown":
                 raise NeverStarted
