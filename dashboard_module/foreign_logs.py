@@ -1,4 +1,4 @@
-"""Logs of jobs of Ray's own server that ran on another node than the head.
+"""Logs that aren't on the head: those of jobs of Ray's own server that ran on another node.
 
 Our own jobs' logs are copied to the head. Ray's stay where they are, and are fetched from there.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from ray_jobs.errors import RayJobsError
@@ -21,6 +22,22 @@ class LogUnavailable(RayJobsError):
 
     code = "log_unavailable"
     http_status = 404  # clients take a 502 for a proxy's own word
+
+
+def need_log(face: Face, job: SubmissionJob) -> None:
+    """Raise `LogUnavailable` if a job that ran on one of our supervisors has no log here any more.
+
+    The head may have been started again on another disk, with the jobs that it had in the KV.
+    """
+    record = job.record
+    if record.foreign or record.driver_node_id is None or not record.status.is_terminal():
+        return
+    path = face.log_path(job)
+    if path is not None and not os.path.exists(path):
+        raise LogUnavailable(
+            f"The log of job {job.id} isn't on the head node: it was deleted, or the head was"
+            " started again without its files."
+        )
 
 
 async def json_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

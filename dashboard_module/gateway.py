@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from ray_jobs.errors import RayJobsError, ServerUnreachable
 from .connections import KEEPALIVE_TIMEOUT_S, Connections, log_malformed_requests_briefly
 from .face import Face
 from .guard import Guard
-from .guard.audit import Notes
+from .guard.audit import Moment, Notes
 from .guard.clients import authorization
 from .guard.guard import INVALID_TOKEN
 from .hosting import face_config, make_guard, packages
@@ -218,7 +217,7 @@ def token_check(guard: Guard) -> Any:
     async def check(request: aiohttp.web.Request, handler: Handler) -> aiohttp.web.StreamResponse:
         if request.path in PUBLIC_PATHS or not _ray.is_token_auth_enabled():
             return await handler(request)
-        begun = time.time()
+        begun = Moment.now()
         found = authorization(request)
         if found and _ray.is_valid_token_header(found):
             return await handler(request)

@@ -14,7 +14,7 @@ from aiohttp import WSCloseCode, WSMsgType
 from ray_jobs.keepalive import notice_dead_peer
 
 from .face import Face
-from .foreign_logs import followed
+from .foreign_logs import followed, need_log
 from .jobs import SubmissionJob
 from .log_reader import MAX_FRAME_BYTES, LogFile
 from .open_files import need_room
@@ -60,6 +60,7 @@ async def serve_tail(
             return await _serve(
                 face, request, functools.partial(_pump_chunks, first, chunks, frames)
             )
+    need_log(face, job)
     return await _serve(face, request, functools.partial(_pump, face, job, offset, frames))
 
 

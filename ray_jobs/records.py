@@ -36,6 +36,10 @@ class JobRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     #: Position in the change stream of the manager's life in which it was written.
     revision: int = 0
+    #: When it was submitted by the clock of the head since its boot, and which boot that was. The
+    #: wall clock may be set meanwhile.
+    submitted_boot_ms: int = 0
+    boot_id: str = ""
     #: Names the one attempt to run the entrypoint, on the node and in the supervisor.
     attempt: str = ""
     #: Names the request that created the job, so that a repeated one is recognised.

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ray_jobs.cli.local_cluster import free_ports
@@ -149,12 +149,19 @@ class Cluster:
 
 @contextlib.contextmanager
 def running_cluster(
-    env: dict[str, str] | None = None, *, cpus: int = 4, gpus: int = 0
+    env: dict[str, str] | None = None,
+    *,
+    cpus: int = 4,
+    gpus: int = 0,
+    prepare: Callable[[Path], object] | None = None,
 ) -> Iterator[Cluster]:
+    """Run a head node. `prepare` is called with its folder before."""
     # Short: Ray puts sockets there, whose paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="rjt-", dir="/tmp"))
     cluster = Cluster(env or {}, folder)
     try:
+        if prepare is not None:
+            prepare(folder)
         cluster.start(cpus=cpus, gpus=gpus)
         yield cluster
     finally:

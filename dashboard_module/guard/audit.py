@@ -12,8 +12,10 @@ import contextvars
 import datetime
 import logging
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,6 +39,21 @@ class Notes(msgspec.Struct):
 
 
 _notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar("notes", default=None)
+
+
+class Moment(NamedTuple):
+    """A moment on two clocks: the wall clock may be set, so it doesn't tell what took how long."""
+
+    wall_s: float  #: since epoch
+    steady_s: float  #: of `time.monotonic`
+
+    @classmethod
+    def now(cls) -> Moment:
+        return cls(time.time(), time.monotonic())
+
+    def elapsed_ms(self) -> float:
+        """Return how long ago it was."""
+        return round((time.monotonic() - self.steady_s) * 1000, 1)
 
 
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):

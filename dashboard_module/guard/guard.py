@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -99,7 +98,7 @@ class Guard:
             return response
 
         async def handle(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
-            begun = time.time()
+            begun = audit.Moment.now()
             status: int | None = None
             with audit.noting() as notes:
                 try:
@@ -117,11 +116,11 @@ class Guard:
         self,
         request: aiohttp.web.Request,
         action: str,
-        begun: float,
+        begun: audit.Moment,
         status: int | None,
         notes: audit.Notes,
     ) -> None:
-        """Tell the audit of an answer. `begun` is in seconds since epoch."""
+        """Tell the audit of an answer. `begun`: when the request came."""
         try:
             self.audit.add(self._entry(request, action, begun, status, notes))
         except Exception:
@@ -162,11 +161,11 @@ class Guard:
         self,
         request: aiohttp.web.Request,
         action: str,
-        begun: float,
+        begun: audit.Moment,
         status: int | None,
         notes: audit.Notes,
     ) -> audit.Entry:
-        time_iso, time_ms = audit.times(begun)
+        time_iso, time_ms = audit.times(begun.wall_s)
         address, proxy = addresses(request, self.settings.trusted_proxies)
         found = request.match_info
         # What a token that was refused says of itself isn't known to be true.
@@ -186,7 +185,7 @@ class Guard:
             outcome=_outcome(status),
             status=status,
             reason=notes.reason,
-            duration_ms=round((time.time() - begun) * 1000, 1),
+            duration_ms=begun.elapsed_ms(),
         )
 
 

@@ -10,7 +10,7 @@ import aiohttp.web
 
 from ..errors import plain_errors
 from ..face import Face
-from ..foreign_logs import json_pieces
+from ..foreign_logs import json_pieces, need_log
 from ..log_reader import LogFile, TextFrames
 from ..tailing import serve_tail
 from .answers import JSON_HEADERS, json_bytes, stream_answer
@@ -25,6 +25,7 @@ async def get_logs(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Stre
     if await face.logs.is_elsewhere(job.record):
         async with contextlib.aclosing(face.logs.read(job.record, follow=False)) as chunks:
             return await _answer(request, json_pieces(chunks))
+    need_log(face, job)
     with contextlib.closing(LogFile(face.log_path(job), face.log_threads)) as log:
         return await _answer(request, log.json_pieces())
 

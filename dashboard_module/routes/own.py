@@ -19,6 +19,7 @@ from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
 from ..errors import json_errors
 from ..face import Face
 from ..file_sender import send_file
+from ..foreign_logs import need_log
 from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames
 from ..open_files import need_room
@@ -94,6 +95,7 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
     job = await face.find_submission(request.match_info["job_id"], "get logs of")
     if await face.logs.is_elsewhere(job.record):
         return await _raw_log_from_its_node(face, request, job)
+    need_log(face, job)
     path = face.log_path(job)
     file = await asyncio.to_thread(_open_file, path) if path else None
     if file is None:

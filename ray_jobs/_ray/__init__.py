@@ -165,6 +165,11 @@ def is_head_node() -> bool:
     return False
 
 
+def node_lives(node_id: str) -> bool:
+    """Return whether a node is up, as far as the GCS knows. Blocking."""
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+
+
 def normalised_runtime_env(runtime_env: dict[str, Any]) -> dict[str, Any]:
     """Return a runtime environment as Ray would run it.
 

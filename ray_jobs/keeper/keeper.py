@@ -6,13 +6,15 @@ See the package's docstring for its protocol.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
 import signal
 import time
 
-from ray_jobs.keeper.entrypoint import start_entrypoint
+from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
+from ray_jobs.keeper.entrypoint import explained, start_entrypoint
 from ray_jobs.keeper.processes import descendants, kill_descendants, send_signal
 from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 STATUS_FILE = "status.json"
 CONTROL_SOCKET = "control.sock"
 STATUS_BYTES = 2048
+#: With so little room left on the disk under its log, a job is told that the log may be cut off.
+LITTLE_ROOM_BYTES = 64 * 1024
 #: How often a kernel without pidfd_open (before 5.3) is asked whether the raylet lives.
 RAYLET_POLL_MS = 500
 #: `poll` takes no more than 2**31 ms. It is asked again until the time has come.
@@ -32,6 +36,17 @@ LONGEST_POLL_MS = 24 * 3600 * 1000
 KILL_ROUND_MS = 50
 #: A process in uninterruptible sleep doesn't die: the end of the job is reported all the same.
 KILL_GIVE_UP_S = 10.0
+
+
+def has_little_room(folder: str) -> bool:
+    """Return whether the disk under a folder is full, or nearly so."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    free_blocks = disk.f_bavail if os.geteuid() else disk.f_bfree  # some are root's alone
+    # Some network disks don't tell.
+    return disk.f_blocks > 0 and free_blocks * disk.f_frsize < LITTLE_ROOM_BYTES
 
 
 class Raylet:
@@ -91,9 +106,12 @@ class Keeper:
         except FileExistsError:
             self.broadcast({"state": "exists", "attempt": self.order["attempt"]})
             return
-        path = os.path.join(self.directory, STATUS_FILE)
-        self.status_fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self.write_status()
+        try:
+            self.claim_status_file()
+        except OSError as error:  # a full disk
+            error = explained(error, "status file of the job in " + self.directory)
+            self.broadcast({**self.status, "state": "failed_to_start", "error": str(error)})
+            return
         self.listener = listen(self.directory, CONTROL_SOCKET, 16)
         self.listener.setblocking(False)
         self.wake_fd = self.catch_child_signals()
@@ -104,9 +122,8 @@ class Keeper:
             self.write_status()
             self.broadcast(self.status)
             return
-        self.status.update(
-            state="running", pid=self.entrypoint_pid, started_at_ms=int(time.time() * 1000)
-        )
+        self.status.update(state="running", pid=self.entrypoint_pid, started_at_ms=wall_ms())
+        started_boot_ms = boot_ms()
         self.write_status()
         self.broadcast(self.status)
         try:
@@ -117,11 +134,16 @@ class Keeper:
             self.write_status()
             self.broadcast(self.status)
             return
+        ended_boot_ms = boot_ms()
         self.status.update(
             state="exited",
             code=self.exit_code,
-            ended_at_ms=int(time.time() * 1000),
+            # By the clock that nobody sets: it ended so long after its start as it ran.
+            ended_at_ms=self.status["started_at_ms"] + ended_boot_ms - started_boot_ms,
+            ended_boot_ms=ended_boot_ms,
+            boot_id=BOOT_ID,
             node_died=self.raylet.dead,
+            log_disk_full=has_little_room(os.path.dirname(self.order["log_path"])),
         )
         self.write_status()
         self.broadcast(self.status)
@@ -134,10 +156,23 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         return read_fd
 
+    def claim_status_file(self) -> None:
+        """Make the status file, with all the blocks that it will need. Raises OSError."""
+        path = os.path.join(self.directory, STATUS_FILE)
+        self.status_fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        if os.pwrite(self.status_fd, self.encoded_status(), 0) < STATUS_BYTES:
+            raise OSError(errno.ENOSPC, "")
+
+    def encoded_status(self) -> bytes:
+        return json.dumps(self.status).encode().ljust(STATUS_BYTES - 1) + b"\n"
+
     def write_status(self) -> None:
-        """Write the record in place: its blocks exist, so a full disk can't lose it."""
-        text = json.dumps(self.status).encode()
-        os.pwrite(self.status_fd, text.ljust(STATUS_BYTES - 1) + b"\n", 0)
+        """Write the record in place: its blocks exist, so a full disk can't lose it.
+
+        But where a file system writes nothing in place: who is connected is told all the same.
+        """
+        with contextlib.suppress(OSError):
+            os.pwrite(self.status_fd, self.encoded_status(), 0)
 
     def broadcast(self, message: dict[str, Any]) -> None:
         for connection, _ in list(self.connections.values()):

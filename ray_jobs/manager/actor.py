@@ -30,12 +30,13 @@ from ray_jobs.manager.foreign import ForeignJobs
 from ray_jobs.manager.intake import Intake
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
-from ray_jobs.manager.leads import Services, now_ms
+from ray_jobs.manager.leads import Services
 from ray_jobs.manager.pool import Member, Pool, PoolSettings
 from ray_jobs.manager.recovery import end_leftovers, until_done, without_collector
 from ray_jobs.manager.runner import Runner
 from ray_jobs.manager.seats import Found, PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
+from ray_jobs.manager.times import submitted_now
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
@@ -183,6 +184,7 @@ class JobManager:
                 logs=self._logs,
                 node_id=ray.get_runtime_context().get_node_id(),
                 agent_address=_ray.AgentAddresses(self._kv).of,
+                node_lives=lambda node_id: asyncio.to_thread(_ray.node_lives, node_id),
             )
         )
         live = [record for record in records if record.is_live]
@@ -262,7 +264,7 @@ def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> 
         submission_id=submission_id,
         entrypoint=request.entrypoint,
         status=JobStatus.PENDING,
-        start_time=now_ms(),
+        **submitted_now(),
         metadata=request.metadata or {},
         runtime_env=runtime_env,
         entrypoint_num_cpus=request.entrypoint_num_cpus,

@@ -10,9 +10,9 @@ import logging
 import time
 from typing import Protocol
 
+from ray_jobs.keeper.clock import wall_ms
 from ray_jobs.manager import transitions
 from ray_jobs.manager.journal import Journal, is_same_job
-from ray_jobs.manager.leads import now_ms
 from ray_jobs.models import JobErrorType
 from ray_jobs.records import JobRecord
 from ray_jobs.store import KvStore
@@ -121,7 +121,7 @@ def lost(record: JobRecord) -> JobRecord | None:
         return None
     return transitions.failed(
         record,
-        now_ms=now_ms(),
+        now_ms=wall_ms(),
         message="Its supervisor, of Ray's own job server, is gone.",
         error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
     )

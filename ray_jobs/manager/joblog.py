@@ -17,7 +17,7 @@ from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.manager.seats import Seat
 from ray_jobs.records import JobRecord
 from ray_jobs.supervisor.logs import set_aside
-from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
+from ray_jobs.supervisor.node import HEAD_TOKEN_FILE, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +37,33 @@ class JobLogs:
         self.shelf = LogShelf(directory)
 
     def mark_head(self, work_dir: str) -> None:
-        """Leave a token by which supervisors tell whether their node shares this node's files."""
-        os.makedirs(work_dir, 0o700, exist_ok=True)
-        fd = os.open(
-            os.path.join(work_dir, HEAD_TOKEN_FILE), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
-        )
-        with open(fd, "w") as file:
-            file.write(self.head_token)
+        """Leave a token by which supervisors tell whether their node shares this node's files.
+
+        An earlier manager's is used again, so that a full disk doesn't matter to a later one.
+        """
+        path = os.path.join(work_dir, HEAD_TOKEN_FILE)
+        found = read_text(path)
+        if found:
+            self.head_token = found
+            return
+        try:
+            os.makedirs(work_dir, 0o700, exist_ok=True)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(fd, "w") as file:
+                file.write(self.head_token)
+        except OSError:
+            logger.exception("Nodes can't be told that they share the head's files.")
 
     def path(self, submission_id: str) -> str:
         return os.path.join(self._directory, log_name(submission_id))
 
     def begin(self, record: JobRecord) -> None:
         """Start the log of a new job. An earlier, deleted job's of the same id is set aside."""
-        for place in places(self.path(record.submission_id)):
-            set_aside(place)
+        try:
+            for place in places(self.path(record.submission_id)):
+                set_aside(place)
+        except OSError:
+            logger.exception("The log of an earlier job %s is written on.", record.submission_id)
         self.shelf.count()
         if record.runtime_env:
             self.append(record.submission_id, timestamped("Runtime env is setting up."))
@@ -70,12 +82,12 @@ class JobLogs:
             return os.path.getsize(self.path(submission_id))
         return 0
 
-    async def copy_remote(self, record: JobRecord, seat: Seat, ended: asyncio.Future[Any]) -> None:
+    async def copy_remote(self, record: JobRecord, seat: Seat, ended: asyncio.Future[Any]) -> bool:
         """Copy the log of a job on a worker node here while it grows, each byte once.
 
         Resumes where an earlier manager ended: the position is the size of the file here. Trouble
         with this node's disk never decides what becomes of the job: once it has `ended`, a copy
-        that still fails is given up.
+        that still fails is given up. Returns whether the copy is complete.
         """
         offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
         while True:
@@ -90,14 +102,14 @@ class JobLogs:
             except OSError:
                 logger.exception("Can't copy the log of job %s.", record.submission_id)
                 if ended.done():
-                    return
+                    return False
                 await asyncio.wait([ended], timeout=DISK_RETRY_S)
                 # What was written of the piece counts.
                 offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
                 continue
             offset += len(data)
             if complete:
-                return
+                return True
 
     def _append_bytes(self, submission_id: str, data: bytes) -> None:
         fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,10 +31,6 @@ class Lead:
         self.task: asyncio.Task[None] | None = None
 
 
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
 @dataclasses.dataclass(frozen=True)
 class Services:
     """What a runner works with."""
@@ -50,3 +45,5 @@ class Services:
     node_id: str
     #: The URL of a node's dashboard agent, by the node's id.
     agent_address: Callable[[str], Awaitable[str | None]]
+    #: Whether a node is up, by its id.
+    node_lives: Callable[[str], Awaitable[bool]]

@@ -14,10 +14,11 @@ from ray.exceptions import ActorDiedError
 from ray_jobs.manager.calls import brief, patiently
 from ray_jobs.manager.environments import Built, NeedsOwnSupervisor
 from ray_jobs.manager.failures import StartTimeout, SupervisorNotCreated, start_timeout_s
-from ray_jobs.manager.leads import Lead, Services, now_ms
+from ray_jobs.manager.leads import Lead, Services
 from ray_jobs.manager.pool import Member
 from ray_jobs.manager.seats import OwnSeat, PooledSeat
 from ray_jobs.manager.supervisors import IN_ITS_ENVIRONMENT, needs_own_supervisor
+from ray_jobs.manager.times import waited_s
 from ray_jobs.records import JobRecord
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,12 @@ class Placing:
                 member = await self._member(record, timeout_s)
                 lead.seat = PooledSeat(self._services.pool, member)
                 return Place(self._services.node_id, True, built)
-        waited_s = max(0.0, (now_ms() - (record.start_time or now_ms())) / 1000)
-        left_s = max(1.0, timeout_s - waited_s) if lead.recovering else timeout_s
+        left_s = max(1.0, timeout_s - waited_s(record)) if lead.recovering else timeout_s
         where = await in_time(self._own_supervisor(lead, record), record, left_s)
-        on_head = where["head_token"] == self._services.logs.head_token
+        on_head = (
+            where["node_id"] == self._services.node_id
+            or where["head_token"] == self._services.logs.head_token
+        )
         return Place(where["node_id"], on_head, IN_ITS_ENVIRONMENT)
 
     async def give(self, lead: Lead, creation: Coroutine[Any, Any, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,17 +21,23 @@ from ray_jobs.manager import transitions
 from ray_jobs.manager.calls import brief, farewell, patiently
 from ray_jobs.manager.environments import Built, package_uris
 from ray_jobs.manager.failures import JobLost, NeverStarted, explained
-from ray_jobs.manager.leads import Lead, Services, now_ms
+from ray_jobs.manager.leads import Lead, Services
 from ray_jobs.manager.placing import MAX_PLACEMENTS, Placing
 from ray_jobs.manager.pool import Member
 from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
+from ray_jobs.manager.times import now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
+from ray_jobs.supervisor.node import attempt_dir
 
 logger = logging.getLogger(__name__)
 
 MAX_ADOPTIONS = 20
+#: Between two attempts to find a running job a supervisor. All of them take some minutes.
+ADOPTION_PAUSE_S = 0.05
+LONGEST_ADOPTION_PAUSE_S = 20.0
+NODE_IS_GONE = "the node on which it ran is gone."
 #: How long a deletion waits for what the job's end has left to do.
 LEAVING_PATIENCE_S = 10.0
 
@@ -78,7 +85,7 @@ class Runner:
         if record.foreign:
             return await self._stop_foreign(submission_id)
         changed = await self._journal.update(
-            submission_id, lambda each: transitions.stop_requested(each, now_ms())
+            submission_id, lambda each: transitions.stop_requested(each, now_ms(each))
         )
         lead = self._leads.get(submission_id)
         if lead is not None and lead.task is not None:
@@ -188,7 +195,7 @@ class Runner:
             await self._resume(lead, record)
         outcome = await self._await_end(lead, record, built)
         await self._journal.update(
-            lead.submission_id, lambda each: transitions.concluded(each, outcome, now_ms())
+            lead.submission_id, lambda each: transitions.concluded(each, outcome, now_ms(each))
         )
         if lead.seat is not None:
             await lead.seat.release(record.attempt)
@@ -225,10 +232,19 @@ class Runner:
         """Have the job's supervisor take over its attempt; a new one if that has died."""
         supervisors, pool = self._services.supervisors, self._services.pool
         for adoption in range(1, MAX_ADOPTIONS + 1):
-            if lead.seat is None and record.driver_node_id == self._services.node_id:
-                lead.seat = PooledSeat(pool, await pool.acquire(first=True))
-            elif lead.seat is None:
-                await self._placing.give(lead, supervisors.create_adopter(record))
+            node_is_gone = False
+            if lead.seat is None:
+                on_this_node = record.driver_node_id == self._services.node_id
+                node_is_gone = not on_this_node and not await self._services.node_lives(
+                    record.driver_node_id or ""
+                )
+                # This head may be the one that is gone, started again: it knows the end then.
+                if on_this_node or (node_is_gone and os.path.isdir(attempt_dir(record.attempt))):
+                    lead.seat = PooledSeat(pool, await pool.acquire(first=True))
+                elif node_is_gone:
+                    raise JobLost(NODE_IS_GONE)
+                else:
+                    await self._placing.give(lead, supervisors.create_adopter(record))
             assert lead.seat is not None
             # With a stop that was requested meanwhile.
             order = supervisors.order(self._record(lead.submission_id))
@@ -236,15 +252,19 @@ class Runner:
             try:
                 status = await patiently(adopt)
             except ActorUnschedulableError:
-                raise JobLost("the node on which it ran is gone.") from None
+                raise JobLost(NODE_IS_GONE) from None
             except ActorDiedError:
                 if adoption == MAX_ADOPTIONS:
                     raise
                 lead.seat.lost()
                 lead.seat = None
+                # Ray can't start an actor on a node whose disk is full, say: the job runs on.
+                await asyncio.sleep(min(LONGEST_ADOPTION_PAUSE_S, ADOPTION_PAUSE_S * 2**adoption))
                 continue
             if status["state"] == "unknown":
                 raise NeverStarted
+            if node_is_gone and status["state"] == "lost":
+                raise JobLost(NODE_IS_GONE)
             return
 
     async def _await_end(
@@ -282,10 +302,9 @@ class Runner:
         """Wait for the end of an attempt, and of the copy of its log."""
         ended = asyncio.ensure_future(patiently(call))
         try:
-            if not record.on_head:
-                await self._services.logs.copy_remote(record, seat, ended)
+            is_whole = record.on_head or await self._services.logs.copy_remote(record, seat, ended)
             outcome: dict[str, Any] = await ended
-            return outcome
+            return outcome if is_whole else {**outcome, "log_disk_full": True}
         finally:
             ended.cancel()
 
@@ -305,7 +324,7 @@ class Runner:
         await self._journal.update(
             lead.submission_id,
             lambda each: transitions.failed(
-                each, now_ms=now_ms(), message=message, error_type=error_type
+                each, now_ms=now_ms(each), message=message, error_type=error_type
             ),
         )
 

@@ -17,7 +17,11 @@ from typing import Any
 import msgspec
 
 from ray_jobs.models import JobErrorType, JobStatus
-from ray_jobs.records import JobRecord
+from ray_jobs.records import JobRecord, default_message
+
+LOG_MAY_BE_CUT_OFF = (
+    "The disk under its log was full when it ended: some of what it wrote may be missing there."
+)
 
 
 def running(
@@ -101,6 +105,14 @@ def failed(
 
 def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRecord | None:
     """The keeper reported how the attempt ended (see keeper.py for the states)."""
+    ended = _ended(record, outcome, now_ms)
+    if ended is not None and outcome.get("log_disk_full"):
+        message = f"{ended.message or default_message(ended)}\n{LOG_MAY_BE_CUT_OFF}"
+        ended = msgspec.structs.replace(ended, message=message)
+    return ended
+
+
+def _ended(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRecord | None:
     state = outcome["state"]
     if state == "failed_to_start":
         return finished(
@@ -118,7 +130,7 @@ def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRec
             message=f"The job was lost: {reason}",
             error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
         )
-    end_ms = int(outcome.get("ended_at_ms") or now_ms)
+    end_ms = ended_ms(record, outcome, now_ms)
     code = outcome.get("code")
     if outcome.get("node_died"):
         return failed(
@@ -139,6 +151,18 @@ def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRec
         error_type=JobErrorType.JOB_ENTRYPOINT_COMMAND_ERROR,
         exit_code=code,
     )
+
+
+def ended_ms(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> int:
+    """Return when an attempt ended, by its keeper's report.
+
+    On the machine where it was submitted, by that machine's clock since its boot: the wall clock
+    may have been set meanwhile.
+    """
+    on_same_machine = record.boot_id and outcome.get("boot_id") == record.boot_id
+    if on_same_machine and record.start_time is not None:
+        return int(record.start_time + outcome["ended_boot_ms"] - record.submitted_boot_ms)
+    return int(outcome.get("ended_at_ms") or now_ms)
 
 
 def failure_message(code: int | None, log_tail: str) -> str:

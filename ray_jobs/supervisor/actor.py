@@ -24,6 +24,7 @@ from ray_jobs.supervisor.node import (
     CONTROL_SOCKET,
     HEAD_TOKEN_FILE,
     Surroundings,
+    attempt_dir,
     connect_to_zygote,
     connect_unix,
     entrypoint_argv,
@@ -53,7 +54,7 @@ class Attempt:
 
     def __init__(self, attempt_id: str) -> None:
         self.id = attempt_id
-        self.directory = os.path.join(work_dir(), "attempts", attempt_id)
+        self.directory = attempt_dir(attempt_id)
         self.status: dict[str, Any] = {"state": "starting"}
         #: Set with the order to start or adopt it, which tells these two.
         self.known = asyncio.Event()

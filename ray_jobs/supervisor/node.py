@@ -64,6 +64,11 @@ def work_dir() -> str:
     return os.path.join(session_dir(), "ray_jobs")
 
 
+def attempt_dir(attempt_id: str) -> str:
+    """Return the folder by which a keeper of this node claims an attempt."""
+    return os.path.join(work_dir(), "attempts", attempt_id)
+
+
 def raylet_pid() -> int:
     """Return the pid of this node's raylet, which started this worker."""
     return int(os.environ.get("RAY_RAYLET_PID") or os.getppid())

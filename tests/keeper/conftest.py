@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from ray_jobs import keeper
+from tests.waiting import wait_for_line
 
 TIMEOUT_S = 10.0
 
@@ -53,7 +55,7 @@ class Node:
         self.log = folder / "job.log"
         self._clients: list[KeeperClient] = []
 
-    def start_zygote(self) -> None:
+    def start_zygote(self, env: dict[str, str] | None = None) -> None:
         source = keeper.zygote_source()
         arguments = [str(self.folder), "zygote", str(self.raylet.pid)]
         subprocess.run(
@@ -61,7 +63,11 @@ class Node:
             check=True,
             timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
         )
+
+    def wait_for_log(self, line: str) -> None:
+        wait_for_line(self.log, line)
 
     def connect(self, path: Path) -> KeeperClient:
         connection = socket.socket(socket.AF_UNIX)
@@ -103,10 +109,19 @@ class Node:
         self.raylet.wait()
 
 
+@contextlib.contextmanager
+def running_node(folder: Path, env: dict[str, str] | None = None) -> Iterator[Node]:
+    """Run a zygote, with more environment variables if there are any."""
+    raylet = subprocess.Popen(["sleep", "300"])
+    node = Node(folder, raylet)
+    try:
+        node.start_zygote(env)
+        yield node
+    finally:
+        node.close()
+
+
 @pytest.fixture
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    raylet = subprocess.Popen(["sleep", "300"])
-    node = Node(tmp_path_factory.mktemp("n"), raylet)
-    node.start_zygote()
-    yield node
-    node.close()
+    with running_node(tmp_path_factory.mktemp("n")) as node:
+        yield node

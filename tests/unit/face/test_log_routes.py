@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from ray_jobs.dashboard_module import log_reader
 
+from ray_jobs.models import JobStatus
+
 from .fakes import Client, Cluster, record
 
 
@@ -101,3 +103,26 @@ async def test_a_log_that_is_not_in_the_page_cache(
         assert await log.read(2, 4) == b"2345"
         assert await log.read(8, 4) == b"89"
         assert await log.read(10, 4) == b""
+
+
+@pytest.mark.parametrize("path", ["/api/jobs/a/logs", "/api/ray_jobs/v1/jobs/a/logs"])
+async def test_a_log_that_is_gone_is_no_empty_log(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    """As after a start of the head on another disk, which has the records from the KV."""
+    cluster.manager.put(record("a", status=JobStatus.SUCCEEDED, driver_node_id="former"))
+    for each in (path, f"{path}/tail"):
+        async with client.get(each) as answer:
+            assert answer.status == 404
+            assert "log of job a isn't on the head node" in await answer.text()
+    cluster.append("a", b"there")
+    async with client.get(path) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.STOPPED])
+async def test_a_job_that_never_ran_has_an_empty_log(
+    client: Client, cluster: Cluster, status: JobStatus
+) -> None:
+    cluster.manager.put(record("a", status=status))
+    assert await logs_of(client, "a") == ""

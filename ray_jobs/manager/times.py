@@ -1,0 +1,45 @@
+"""Times of jobs that are right though the wall clock was stepped meanwhile.
+
+A record has both: when its job was submitted by the wall clock, and by the clock of the machine
+since its boot. How long ago that was, and so when it ended, is taken from the second. Where that
+can't be (the head has been booted since, or is another machine), the wall clock is all there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_jobs.keeper.clock import BOOT_ID, boot_ms, process_age_ms, wall_ms
+from ray_jobs.records import JobRecord
+from ray_jobs.supervisor.node import raylet_pid
+
+
+def submitted_now() -> dict[str, Any]:
+    """Return the fields of a new record that tell when it was submitted."""
+    return {"start_time": wall_ms(), "boot_id": BOOT_ID, "submitted_boot_ms": boot_ms()}
+
+
+def age_ms(record: JobRecord) -> int | None:
+    """Return how long ago a job was submitted. None if it can't be told."""
+    if not record.boot_id or record.boot_id != BOOT_ID:
+        return None
+    return max(0, boot_ms() - record.submitted_boot_ms)
+
+
+def now_ms(record: JobRecord) -> int:
+    """Return what time it is for a job, in ms since epoch: so long after its start as it is."""
+    age = age_ms(record)
+    return wall_ms() if age is None or record.start_time is None else record.start_time + age
+
+
+def waited_s(record: JobRecord) -> float:
+    """Return for how long a job has been waiting to be started, in seconds.
+
+    Not counting what was before this node was up: then nobody could start it.
+    """
+    try:
+        node_age_ms = process_age_ms(raylet_pid())
+    except OSError:
+        return 0.0  # it goes down
+    age = age_ms(record)
+    return (node_age_ms if age is None else min(age, node_age_ms)) / 1000

@@ -1,0 +1,207 @@
+"""A cluster whose GCS keeps its state in a Redis, so that GCS and head may die and come back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.cluster import BIN, Cluster, free_port, plugin
+from tests.faults.processes import ATTEMPT_VARIABLE, processes, runs, send
+from tests.waiting import wait_until
+
+#: In the environment of every process of a cluster.
+MARK_VARIABLE = "RAY_JOBS_TEST_CLUSTER"
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+SETTLED_TIMEOUT_S = 30.0
+
+
+class Redis:
+    """A Redis of its own, which has on disk whatever it has acknowledged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, with the data that it had. Returns once it serves them."""
+        options = f"--bind 127.0.0.1 --port {self.port} --dir {self._folder} --appendonly yes"
+        with (self._folder / "redis.out").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["redis-server", *options.split(), "--save", ""],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(self._answers, "Redis", START_TIMEOUT_S)
+
+    def _answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), 1) as s,
+        ):
+            s.sendall(b"PING\r\n")
+            return s.recv(16).startswith(b"+PONG")
+        return False
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class LastingCluster(Cluster):
+    """A head node that can be stopped and started again.
+
+    Its processes are watched by nobody: `ray start --block` would end the node with its GCS.
+    """
+
+    def __init__(self, env: dict[str, str], folder: Path, redis: Redis) -> None:
+        self._mark = str(folder)
+        redis_env = {
+            "RAY_REDIS_ADDRESS": f"127.0.0.1:{redis.port}",
+            MARK_VARIABLE: self._mark,
+        }
+        super().__init__({**redis_env, **env}, folder)
+        self.redis = redis
+
+    def _start_node(self, name: str, *arguments: str) -> None:
+        with (self.folder / f"{name}.out").open("ab") as log:
+            done = subprocess.run(
+                [
+                    str(BIN / "ray"),
+                    "start",
+                    "--dashboard-agent-listen-port=0",
+                    "--min-worker-port=0",
+                    "--max-worker-port=0",
+                    *arguments,
+                ],
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+                timeout=START_TIMEOUT_S,
+                check=False,
+            )
+        assert done.returncode == 0, self.output()
+
+    def pids(self) -> list[int]:
+        """Return the processes of Ray's, and ours but those of jobs."""
+        found = []
+        mark = f"{MARK_VARIABLE}={self._mark}".encode()
+        for entry in processes():
+            with contextlib.suppress(OSError):
+                environ = (entry / "environ").read_bytes()
+                if mark in environ and ATTEMPT_VARIABLE not in environ and runs(int(entry.name)):
+                    found.append(int(entry.name))
+        return found
+
+    def named(self, name: str) -> list[int]:
+        """Return this cluster's processes by what `ps` calls them."""
+        found = []
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    found.append(pid)
+        return found
+
+    def gcs(self) -> Gcs:
+        return Gcs(self)
+
+    def terminate(self) -> None:
+        """Stop the head as `ray stop` does, and return once its processes are gone."""
+        for pid in sorted(self.pids(), key=lambda each: each not in self.named("raylet")):
+            send(pid, signal.SIGTERM)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self.pids(), "the end of the head", STOP_TIMEOUT_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the processes of the head, all at once, and return once they are gone."""
+        while pids := self.pids():
+            for pid in pids:
+                send(pid)
+            wait_until(lambda: not any(map(runs, pids)), "deaths", STOP_TIMEOUT_S)
+
+    def stop(self) -> None:
+        self.kill()
+        super().stop()
+
+
+class Gcs:
+    """The GCS of a cluster, by the command line with which Ray started it."""
+
+    def __init__(self, cluster: LastingCluster) -> None:
+        [self.pid] = cluster.named("gcs_server")
+        process = Path(f"/proc/{self.pid}")
+        self._command = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        items = (process / "environ").read_bytes().rstrip(b"\0").split(b"\0")
+        self._env = {name: value for name, _, value in (item.partition(b"=") for item in items)}
+        self._cwd = os.readlink(process / "cwd")
+        self._cluster = cluster
+
+    def kill(self) -> None:
+        send(self.pid)
+        wait_until(lambda: not runs(self.pid), "the end of the GCS", STOP_TIMEOUT_S)
+
+    def start(self) -> None:
+        """Run the command line again, and return once it listens."""
+        with (self._cluster.folder / "gcs.out").open("ab") as log:
+            # A child of nobody here, as those that `ray start` leaves behind.
+            subprocess.run(
+                [b"setsid", b"--fork", *self._command],
+                env=self._env,
+                cwd=self._cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+        wait_until(self._listens, "the GCS", START_TIMEOUT_S)
+        [self.pid] = self._cluster.named("gcs_server")
+
+    def lives(self) -> bool:
+        return runs(self.pid)
+
+    def _listens(self) -> bool:
+        address = ("127.0.0.1", self._cluster.port)
+        with contextlib.suppress(OSError), socket.create_connection(address, 1):
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def lasting_cluster(
+    env: dict[str, str] | None = None, *, cpus: int = 2
+) -> Iterator[LastingCluster]:
+    """Run a cluster with the plugin, and with a Redis behind it."""
+    folder = Path(tempfile.mkdtemp(prefix="rjt-", dir="/tmp"))
+    redis_folder = Path(tempfile.mkdtemp(prefix="rjt-redis-", dir="/tmp"))
+    redis = Redis(redis_folder)
+    cluster = LastingCluster(env or {}, folder, redis)
+    try:
+        with plugin(enabled=True):
+            redis.start()
+            cluster.start(cpus=cpus)
+            yield cluster
+    finally:
+        cluster.stop()
+        redis.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(redis_folder, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""The GCS and the Redis behind it die, hang, and come back, under a workload."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import JobSubmissionClient
+from tests.faults.campaign import Campaign, campaign, times
+from tests.faults.processes import send
+from tests.faults.redis_cluster import LastingCluster, lasting_cluster
+
+#: Ray's own patience with its GCS ends after a minute.
+DOWN_S = (0.0, 3.0)
+#: Below what lets Ray take a node for dead.
+SHORTEST_HANG_S = 2.0
+HANGS_S = (SHORTEST_HANG_S, 5.0)
+#: A submission that waited for the GCS is accepted so soon after it is back.
+BACK_WITHIN_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LastingCluster]:
+    with lasting_cluster() as cluster:
+        with JobSubmissionClient(cluster.address) as client:  # manager and pool start with it
+            client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
+        yield cluster
+
+
+class Restart:
+    """Kills what the cluster's state is in, and starts it again after a while."""
+
+    def __init__(self, cluster: LastingCluster) -> None:
+        self.gcs = cluster.gcs()
+        self._redis = cluster.redis
+
+    async def of_gcs(self, run: Campaign) -> None:
+        self.gcs.kill()
+        await asyncio.sleep(run.rng.uniform(*DOWN_S))
+        await asyncio.to_thread(self.gcs.start)
+        run.workload.injected_at = time.monotonic()  # it is back
+
+    async def of_redis(self, run: Campaign) -> None:
+        self._redis.kill()
+        await asyncio.sleep(run.rng.uniform(*DOWN_S))
+        await asyncio.to_thread(self._redis.start)
+        await self.of_gcs(run)  # without its Redis it ends by itself, sooner or later
+
+
+def hang(pid: int) -> Callable[[Campaign], Awaitable[None]]:
+    """Return a fault that stops a process for a while, and lets it go on."""
+
+    async def fault(run: Campaign) -> None:
+        send(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(run.rng.uniform(*HANGS_S))
+        finally:
+            send(pid, signal.SIGCONT)
+        run.workload.injected_at = time.monotonic()  # it is back
+
+    return fault
+
+
+@pytest.mark.parametrize("fault", ["GCS killed", "Redis killed", "GCS hangs", "Redis hangs"])
+async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str) -> None:
+    restart = Restart(cluster)
+    inject = {
+        "GCS killed": restart.of_gcs,
+        "Redis killed": restart.of_redis,
+        "GCS hangs": hang(restart.gcs.pid),
+        "Redis hangs": hang(cluster.redis.pid),
+    }[fault]
+    name = f"{fault}, then is back"
+    async with campaign(name, cluster.address, tmp_path) as run:
+        await run.inject(lambda: inject(run), times(2), (0.5, 3.0))
+    assert restart.gcs.lives()
+    assert run.workload.longest_submission_s < BACK_WITHIN_S
+    assert run.longest_read_s < SHORTEST_HANG_S  # they don't wait for the GCS
