@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from ray_jobs.errors import RayJobsError
+from ray_jobs.log_files import places
 
 from .face import Face
 from .jobs import SubmissionJob
@@ -33,7 +34,7 @@ def need_log(face: Face, job: SubmissionJob) -> None:
     if record.foreign or record.driver_node_id is None or not record.status.is_terminal():
         return
     path = face.log_path(job)
-    if path is not None and not os.path.exists(path):
+    if path is not None and not any(map(os.path.exists, places(path))):
         raise LogUnavailable(
             f"The log of job {job.id} isn't on the head node: it was deleted, or the head was"
             " started again without its files."
