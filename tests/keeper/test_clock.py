@@ -61,8 +61,8 @@ def node(tmp_path_factory: pytest.TempPathFactory, clock: WallClock) -> Iterator
 @pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S])
 def test_a_job_takes_as_long_as_it_takes(node: Node, clock: WallClock, step_s: int) -> None:
     began = time.monotonic()
-    keeper_client, started = node.spawn(f"cat {node.folder}/gate")
     os.mkfifo(node.folder / "gate")
+    keeper_client, started = node.spawn(f"cat {node.folder}/gate")
     clock.step(step_s)
     (node.folder / "gate").write_text("")
     ended = keeper_client.read()
