@@ -70,12 +70,18 @@ def runs(pid: int) -> bool:
         return False
 
 
-def named(name: str) -> list[int]:
-    """Return the pids of processes by what `ps` calls them: our zygote and keepers."""
+def named(name: str, argument: str = "") -> list[int]:
+    """Return the pids of processes by what `ps` calls them: our zygote and keepers.
+
+    Args:
+        argument: What is in their command lines too.
+    """
     found = []
     for entry in processes():
         with contextlib.suppress(OSError):
-            if (entry / "comm").read_text().strip() == name:
+            if (entry / "comm").read_text().strip() != name:
+                continue
+            if argument.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import JobSubmissionClient
 from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.faults.campaign import ROWS, SUBMISSIONS_A_SECOND, Row, seeded, times
 from tests.faults.processes import named, of_jobs, runs, send
@@ -20,6 +19,8 @@ from tests.faults.workload import Verdict, Workload
 #: One of each runs for certain; others come and go.
 RUNNING = ("held", "deaf", "forking", "daemons")
 KINDS = (*RUNNING, "quick", "quick", "short", "short", "stopped", "family")
+#: One supervisor for all: clusters are started again and again here.
+DENSE = {"RAY_JOBS_SUPERVISION": "dense"}
 GONE_S = 5.0
 #: Each look goes through all of /proc.
 RETRY_S = 0.1
@@ -43,15 +44,16 @@ def kill_raylet(_: Cluster) -> None:
 ENDS = {"ray stop": ray_stop, "ray stop -f": ray_stop_forced, "the head's raylet": kill_raylet}
 
 
-def left_behind() -> list[str]:
+def left_behind(cluster: Cluster) -> list[str]:
     """Return the processes of jobs, and those of ours that Ray knows nothing of."""
-    ours = [
-        f"{pid}: {name}" for name in ("ray-jobs-keeper", "ray-jobs-zygote") for pid in named(name)
+    return of_jobs() + [
+        f"{pid}: {name}"
+        for name in ("ray-jobs-keeper", "ray-jobs-zygote")
+        for pid in named(name, argument=str(cluster.folder))
     ]
-    return of_jobs() + ours
 
 
-async def seconds_until_gone(raylet: int) -> float:
+async def seconds_until_gone(cluster: Cluster, raylet: int) -> float:
     """Wait for the raylet's end, however long Ray takes for it, and for the jobs' ends.
 
     Returns the seconds from the former to the latter.
@@ -61,7 +63,7 @@ async def seconds_until_gone(raylet: int) -> float:
         assert time.monotonic() < deadline, "the raylet doesn't end"
         await asyncio.sleep(RETRY_S)
     began = time.monotonic()
-    while left := left_behind():
+    while left := left_behind(cluster):
         assert time.monotonic() < began + GONE_S, left
         await asyncio.sleep(RETRY_S)
     return time.monotonic() - began
@@ -77,14 +79,14 @@ async def end_once(
         for stake in [workload.begin(kind) for kind in RUNNING]:
             await workload.pid(stake)
         await asyncio.sleep(rng.uniform(0, 1.5))
-        assert len(left_behind()) > len(RUNNING)
+        assert len(left_behind(cluster)) > len(RUNNING)
         [raylet] = named("raylet")
         ending = asyncio.ensure_future(asyncio.to_thread(end, cluster))
-        gone_s = await seconds_until_gone(raylet)
+        gone_s = await seconds_until_gone(cluster, raylet)
         await ending
         cluster.kill()
         # Nor is anything started that was about to be.
-        assert not left_behind()
+        assert not left_behind(cluster)
     finally:
         submitting.cancel()
         await workload.close()
@@ -99,9 +101,7 @@ async def test_end_of_cluster(tmp_path: Path, fault: str) -> None:
     for number in range(count):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with plugin(enabled=True), running_cluster(cpus=2) as cluster:
-            with JobSubmissionClient(cluster.address) as client:
-                client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
+        with plugin(enabled=True), running_cluster(DENSE, cpus=2) as cluster:
             gone_s, workload = await end_once(ENDS[fault], cluster, folder, rng)
         longest_s = max(longest_s, gone_s)
         jobs += sum(each.acknowledged for each in workload.jobs)
