@@ -26,7 +26,7 @@ CUT_S = (1.0, 3.0)
 #: Until lost packets are sent again: after a cut of some seconds TCP waits as long once more.
 RESUMED_S = 10.0
 BLOCK_BYTES = 1024 * 1024
-BLOCKS = 300
+BLOCKS = 200
 #: Of one process, however long the log is: the pieces on their way, and what Python keeps.
 MOST_GROWTH_BYTES = 64 * 1024 * 1024
 FAST_TIMEOUT_S = 90.0

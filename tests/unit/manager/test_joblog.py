@@ -16,6 +16,8 @@ from ray_jobs.records import JobRecord, log_name
 LOG = b"".join(b"line %d\n" % number for number in range(200_000))
 HEADER = b"Runtime env is setting up.\n"
 PIECE_BYTES = 100_000
+#: When the second manager begins.
+CALLS_BEFORE = 5
 
 
 class RemoteSupervisor:
@@ -23,6 +25,7 @@ class RemoteSupervisor:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.is_under_way = asyncio.Event()
 
     def call(self, method: str, *arguments: Any) -> Awaitable[Any]:
         assert method == "read_log"
@@ -32,6 +35,8 @@ class RemoteSupervisor:
         self, attempt: str, offset: int, max_bytes: int, timeout_s: float
     ) -> tuple[bytes, bool]:
         self.calls += 1
+        if self.calls == CALLS_BEFORE:
+            self.is_under_way.set()
         await asyncio.sleep(0)
         data = LOG[offset : offset + min(max_bytes, PIECE_BYTES)]
         return data, not data
@@ -57,8 +62,7 @@ async def test_two_managers_copy_at_once(tmp_path: Path, record: JobRecord) -> N
     former, successor = RemoteSupervisor(), RemoteSupervisor()
     seat: Any = former
     copy = asyncio.ensure_future(JobLogs(str(tmp_path)).copy_remote(record, seat, ended))
-    while former.calls < 5:
-        await asyncio.sleep(0)
+    await former.is_under_way.wait()
     seat = successor
     await asyncio.gather(copy, JobLogs(str(tmp_path)).copy_remote(record, seat, ended))
     assert successor.calls < former.calls  # it began where the former one was
