@@ -74,6 +74,14 @@ def raylet_pid() -> int:
     return int(os.environ.get("RAY_RAYLET_PID") or os.getppid())
 
 
+def raylet_lives() -> bool:
+    """Return whether this node's raylet runs, or can't be told not to."""
+    try:
+        return not ends_within(raylet_pid(), 0)
+    except OSError:  # the kernel can't tell
+        return True
+
+
 async def connect_unix(
     directory: str, name: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -92,7 +100,10 @@ async def connect_unix(
 async def connect_to_zygote(
     source: str,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to this node's zygote, starting it where there is none."""
+    """Connect to this node's zygote, starting it where there is none.
+
+    Never returns once the node's raylet is gone: so is this process in a moment, as all of Ray's.
+    """
     directory = work_dir()
     os.makedirs(directory, 0o700, exist_ok=True)
     # A container sees other files than its node: it needs a zygote of its own.
@@ -105,6 +116,8 @@ async def connect_to_zygote(
         except (FileNotFoundError, ConnectionRefusedError):
             if time.monotonic() > deadline:
                 raise
+        if not raylet_lives():
+            await asyncio.Event().wait()
         await asyncio.get_running_loop().run_in_executor(
             None, start_zygote, source, directory, name
         )
@@ -260,19 +273,23 @@ def kill_marked(attempt: str) -> None:
         send_signal(pid, signal.SIGKILL)
     deadline = time.monotonic() + DEATH_TIMEOUT_S
     for pid in found:
-        wait_for_end(pid, deadline - time.monotonic())
+        with contextlib.suppress(OSError):  # before Linux 5.3
+            ends_within(pid, deadline - time.monotonic())
 
 
-def wait_for_end(pid: int, timeout_s: float) -> None:
-    """Wait until a process that isn't a child has ended. Blocking."""
+def ends_within(pid: int, timeout_s: float) -> bool:
+    """Wait for the end of a process that isn't a child. Blocking.
+
+    Raises OSError where the kernel can't tell.
+    """
     try:
         fd = os.pidfd_open(pid)
-    except OSError:  # it is gone, or the kernel can't tell
-        return
+    except ProcessLookupError:
+        return True
     try:
         poller = select.poll()
         poller.register(fd, select.POLLIN)
-        poller.poll(max(0.0, timeout_s) * 1000)
+        return bool(poller.poll(max(0.0, timeout_s) * 1000))
     finally:
         os.close(fd)
 
