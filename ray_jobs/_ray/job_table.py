@@ -55,7 +55,7 @@ async def driver_rows(client: Any = None) -> list[DriverRow]:
 async def driver_updates(gcs_address: str) -> AsyncIterator[list[DriverRow]]:
     """Yield the rows of drivers as they come and go. The first batch is empty: subscribed.
 
-    Public API is missing. Raises what gRPC raises when the GCS goes away.
+    Public API is missing. Ends, or raises what gRPC raises, when the GCS goes away.
     """
     from ray._private.gcs_pubsub import GcsAioJobSubscriber
 
@@ -65,6 +65,8 @@ async def driver_updates(gcs_address: str) -> AsyncIterator[list[DriverRow]]:
         yield []
         while True:
             messages = await subscriber.poll(batch_size=256)
+            if not messages:
+                return  # the GCS is away, and what comes after it knows of no subscriber
             yield [_driver_row(entry) for _, entry in messages]
     finally:
         await subscriber.close()
