@@ -10,6 +10,8 @@ from typing import Any
 
 from ray_jobs._ray.gcs import gcs_client
 
+BATCH_ROWS = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class DriverRow:
@@ -60,13 +62,15 @@ async def driver_updates(gcs_address: str) -> AsyncIterator[list[DriverRow]]:
     from ray._private.gcs_pubsub import GcsAioJobSubscriber
 
     subscriber = GcsAioJobSubscriber(address=gcs_address)
-    await subscriber.subscribe()
+    # One is always on its way: it fails when the GCS dies. One that is sent afterwards waits for
+    # ever, since the next GCS knows of no subscription.
+    polling = asyncio.ensure_future(subscriber.poll(batch_size=BATCH_ROWS))
     try:
+        await subscriber.subscribe()
         yield []
-        while True:
-            messages = await subscriber.poll(batch_size=256)
-            if not messages:
-                return  # the GCS is away, and what comes after it knows of no subscriber
+        while messages := await polling:  # none: the GCS is away
+            polling = asyncio.ensure_future(subscriber.poll(batch_size=BATCH_ROWS))
             yield [_driver_row(entry) for _, entry in messages]
     finally:
-        await subscriber.close()
+        await subscriber.close()  # which ends the poll
+        await asyncio.gather(polling, return_exceptions=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import JobSubmissionClient
+from ray_jobs.models import JobStatus
 from tests.faults.campaign import KINDS, Campaign, campaign, times
 from tests.faults.processes import send
 from tests.faults.redis_cluster import LastingCluster, lasting_cluster
@@ -90,5 +91,6 @@ async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str
 def check_drivers_are_followed(client: JobSubmissionClient) -> None:
     """The face hears of drivers from the GCS, and has to subscribe anew when that was away."""
     job_id = client.submit_job(entrypoint="python -c 'import ray; ray.init(log_to_driver=False)'")
-    client.wait_until_finish(job_id, timeout=60)
+    info = client.wait_until_finish(job_id, timeout=60)
+    assert info.status is JobStatus.SUCCEEDED, info.message
     wait_until(lambda: client.get_job_info(job_id).driver_info is not None, "its driver is known")
