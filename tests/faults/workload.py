@@ -106,6 +106,9 @@ class Workload:
         elif kind == "family":
             script = "setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 999') & exit 0"
             stake = Stake(name, kind, "SUCCEEDED", 0)
+        elif kind == "placed":  # by Ray: it has a supervisor of its own
+            script = f"sleep {self._rng.uniform(0, 2):.2f}; exit {code}"
+            request["entrypoint_num_cpus"] = 0.01
         elif kind == "queued":
             script = "exit 0"
             request["entrypoint_resources"] = {"nowhere": 1}
