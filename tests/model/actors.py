@@ -21,6 +21,8 @@ from tests.model.weather import Weather
 
 #: What a supervisor answers through its channel too, so that it may be asked twice.
 CHANNEL_CALLS = ("run", "adopt", "wait", "stop_attempt", "abandon", "release")
+#: What a supervisor does only for a manager that wasn't replaced; the epoch comes first.
+ORDERS = ("describe", "run", "adopt", "stop_attempt", "abandon")
 #: Ray tells of a death, and frees a name, within so many seconds.
 DEATH_NEWS_S = 0.05
 NAME_S = 0.3
@@ -47,6 +49,10 @@ class Actor:
         #: Who made it.
         self.maker = PROCESS.get(None)
         self.death: Exception = ActorDiedError()
+        #: The latest epoch that has called.
+        self._epoch = 0
+        #: Hears of an order of a replaced manager that was obeyed.
+        self.on_stale_order: Callable[[str], None] = lambda what: None
         #: Hears each answer as it is given: method, arguments, answer.
         self.on_answer: Callable[[str, tuple[Any, ...], Any], None] = lambda *_: None
         process.on_death.append(self._died)
@@ -73,8 +79,11 @@ class Actor:
         self, method: str, args: tuple[Any, ...], answer: asyncio.Future[Any], is_lost: bool
     ) -> None:
         loses_answer = self._weather.happens(self._weather.lost_answer)
+        is_order = method in ORDERS
+        later_epoch: int | None = None
 
         def arrive() -> None:
+            nonlocal later_epoch
             if not self.process.is_alive:
                 self._answer_later(answer, self.death)
             elif self.instance is None:
@@ -82,6 +91,10 @@ class Actor:
             elif is_lost:
                 self._answer_later(answer, ActorUnavailableError("lost", None))
             else:
+                if is_order and args[0] < self._epoch:
+                    later_epoch = self._epoch
+                elif is_order:
+                    self._epoch = args[0]
                 run = getattr(self.instance, method)
                 task = self.process.context.run(self._loop.create_task, run(*args))
                 task.add_done_callback(done, context=NOBODYS.copy())
@@ -91,6 +104,8 @@ class Actor:
             if task.cancelled() or not self.process.is_alive:
                 return
             error = task.exception()
+            if error is None and later_epoch is not None:
+                self.on_stale_order(f"{method} of epoch {args[0]}, after one of {later_epoch}")
             if error is None:
                 self.on_answer(method, args, task.result())
             if error is not None:
@@ -167,6 +182,8 @@ class Supervisors:
         self.nodes: list[Node] = []
         #: A new one takes so long to come to life at most.
         self.slowest_start_s = 0.5
+        #: Of each of them, as `Actor.on_stale_order`.
+        self.on_stale_order: Callable[[str], None] = lambda what: None
 
     def alive(self) -> list[Actor]:
         return [actor for actor in self.all if actor.process.is_alive]
@@ -207,6 +224,7 @@ class Supervisors:
         node = self._place(options)
         process = Process(f"supervisor {self._count}", node)
         actor = Actor(process, lambda: self._make(*args), self._weather, self._loop)
+        actor.on_stale_order = self.on_stale_order
         handle = self._named[key] = Handle(actor)
         self.all.append(actor)
         process.on_death.append(lambda: self._free(key, handle))

@@ -10,6 +10,7 @@ from ray_jobs.models import JobStatus
 from ray_jobs.records import MIRROR_FIELDS, mirror_json
 from ray_jobs.store import KEPT_EPOCHS, KV_NAMESPACE, RECORD_PREFIX
 from tests.model.judge import end_of, key_of
+from tests.model.node import Keeper
 from tests.model.world import World
 
 ROUND_S = 35.0
@@ -32,6 +33,7 @@ def come_to_rest(world: World) -> None:
         world.loop.run_for(ROUND_S)
         if number > 0:
             for keeper in world.running():
+                check_may_run(world, keeper)
                 keeper.exit(0)
         records = world.judge.records().values()
         if number > 1 and not world.calls and all(each.status.is_terminal() for each in records):
@@ -40,6 +42,14 @@ def come_to_rest(world: World) -> None:
     check_records(world)
     check_processes(world)
     check_replica(world)
+
+
+def check_may_run(world: World, keeper: Keeper) -> None:
+    """Hold that who was stopped long ago doesn't run any more."""
+    stopped = [each.attempt for each in world.judge.records().values() if each.stop_requested]
+    world.judge.claim(
+        keeper.attempt not in stopped, "liveness", f"the stop of {keeper.attempt} isn't delivered"
+    )
 
 
 def check_records(world: World) -> None:
@@ -104,7 +114,7 @@ def check_processes(world: World) -> None:
     most = max(1, pool._settings.most_idle)
     claim(len(members) <= most, "leaks", f"{len(members)} supervisors are idle, {most} may be")
     claim(not pool._waiting, "leaks", f"{len(pool._waiting)} jobs wait for a supervisor")
-    attempts = [list(actor.instance._attempts) for actor in alive if actor.instance is not None]
+    attempts = [list(actor.instance._attempts) for actor in members if actor.instance is not None]
     known = list(itertools.chain(*attempts))
     claim(not known, "leaks", f"supervisors keep reports: {known}")
 

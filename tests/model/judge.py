@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ray_jobs.manager import placing
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
 from ray_jobs.records import ChangeBatch, JobRecord, ManagerReply, decode_record
@@ -19,6 +20,8 @@ from ray_jobs.store import KV_NAMESPACE, RECORD_PREFIX
 from tests.model.loop import Process
 from tests.model.node import Node
 
+#: A job isn't given up before so many supervisors have died.
+MOST_DEATHS = placing.MAX_PLACEMENTS
 #: A job: its id, and the key of the request that made it. An id may be used again.
 Key = tuple[str, str]
 
@@ -150,12 +153,11 @@ class Judge:
         if record.driver_exit_code is not None:
             self.claim(record.driver_exit_code in facts.exit_codes, "rule 7", what)
             return
+        alive = [node.id for node in self.nodes if node.is_alive]
+        its_node_is_gone = record.driver_node_id is not None and record.driver_node_id not in alive
         # Given up before it began: only after as many deaths as the manager bears.
-        self.claim(
-            bool(facts.disturbed) or (not facts.begun and self.supervisor_deaths >= 3),
-            "rule 7",
-            what,
-        )
+        is_given_up = not facts.begun and self.supervisor_deaths >= MOST_DEATHS
+        self.claim(bool(facts.disturbed) or its_node_is_gone or is_given_up, "rule 7", what)
 
     def _check_nothing_lives(self, record: JobRecord, facts: Facts) -> None:
         for node in self.nodes:

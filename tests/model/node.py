@@ -17,6 +17,8 @@ from tests.model.loop import NOBODYS, PROCESS
 SIGKILL = 9
 #: How long a keeper takes from a child's end to its report, at most.
 REAP_S = 0.05
+#: To connect to the zygote takes so long at most. Its fork may take much longer.
+CONNECT_S = 0.005
 
 
 class NodeWatcher(Protocol):
@@ -143,7 +145,7 @@ class Keeper:
             self._leave()
 
     def node_dies(self) -> None:
-        """The raylet is gone: the job is killed, and reported where somebody listens still."""
+        """The job is gone, which is reported if somebody listens still."""
         self.node.watcher.is_disturbed(self.attempt, "node")
         self._node_died = True
         self._end_if_it_runs(-SIGKILL)
@@ -211,18 +213,17 @@ class Node:
         grew.set()
 
     def die(self) -> None:
-        """The raylet ends, and with it all that runs here."""
+        """The node ends, and with it all that runs here."""
         self.is_alive = False
         for keeper in self.keepers:
             # What the manager hasn't recorded yet is lost with the node.
             self.watcher.is_disturbed(keeper.attempt, "node")
-            if keeper.is_alive:
-                keeper.node_dies()
+            keeper.node_dies()
 
     # --- what a supervisor calls ----------------------------------------------------------------
 
     async def connect_to_zygote(self) -> tuple[asyncio.StreamReader, Pipe]:
-        await asyncio.sleep(self.fork_s())
+        await asyncio.sleep(self.rng.uniform(0, CONNECT_S))
 
         def hear(message: dict[str, Any]) -> None:
             if keepers:

@@ -1,4 +1,4 @@
-"""The weather: how long things take, and how they fail. Chosen by the test, then drawn at random."""
+"""The weather: how long calls take, and how they fail. The test chooses it, and chance the rest."""
 
 from __future__ import annotations
 

@@ -68,6 +68,9 @@ class World:
         self.kv = ModelKv(self.kv_weather, self.judge)
         self.judge.data = self.kv.data
         self.supervisors = Supervisors(JobSupervisor, self.call_weather, self.loop, self.rng)
+        self.supervisors.on_stale_order = lambda what: self.judge.claim(
+            False, "rule 1", f"a supervisor obeys {what}"
+        )
         self.context = Context(lambda process: self._handles[process])
         self.agent = Agent(self)
         self._handles: dict[Process, Handle] = {}
