@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -162,6 +163,16 @@ class _Method:
         return self._actor.call(self._name, *args)
 
 
+class _Creation:
+    """An actor's class with options: `remote(...)` makes the actor."""
+
+    def __init__(self, make: Callable[[tuple[Any, ...]], Handle]) -> None:
+        self._make = make
+
+    def remote(self, *args: Any) -> Handle:
+        return self._make(args)
+
+
 class Supervisors:
     """All supervisor actors of the cluster, as Ray makes, names, finds and ends them."""
 
@@ -193,14 +204,9 @@ class Supervisors:
 
     # --- as `ray`, for the manager --------------------------------------------------------------
 
-    def options(self, **options: Any) -> Any:
-        """As of an actor's class. Returns what makes the actor, by `remote(...)`."""
-
-        class Creation:
-            def remote(_self, *args: Any) -> Handle:
-                return self._create(options, args)
-
-        return Creation()
+    def options(self, **options: Any) -> _Creation:
+        """As of an actor's class."""
+        return _Creation(functools.partial(self._create, options))
 
     def get_actor(self, name: str, namespace: str) -> Handle:
         handle = self._named.get((namespace, name))

@@ -106,7 +106,8 @@ class Judge:
         facts = self.facts(key_of(record))
         if facts.is_acknowledged:
             self.claim(facts.delete_asked, "rule 2", f"{key} is removed, which nobody asked for")
-            self.claim(record.status.is_terminal(), "rule 2", f"{key} is removed while it lives")
+            # Its end and its deletion may come in one write.
+            self._check_nothing_lives(record, facts)
 
     def _check_fence(self, process: Process, key: str) -> None:
         epoch = self._epochs.get(process.name, 0)

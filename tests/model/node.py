@@ -96,7 +96,7 @@ class Keeper:
         self.node.write_log(self.log_path, b"begun\n")
         self.status["started_at_ms"] = self.node.now_ms()
         self._note(state="running")
-        if self.node.rng.random() < 0.4:  # a short job
+        if self.node.rng.random() < self.node.short_jobs:
             code = self.node.rng.choice((0, 0, 1, 3))
             self.node.later(self.node.rng.uniform(0, 0.5), self.exit, code)
 
@@ -196,6 +196,8 @@ class Node:
         self.folders: dict[str, dict[str, Any]] = {}
         self.logs: dict[str, bytes] = {}
         self.keepers: list[Keeper] = []
+        #: How many of the jobs end by themselves within a moment.
+        self.short_jobs = 0.4
         #: A fork takes so long at most, in seconds.
         self.slowest_fork_s = 0.005
         self.log_grew = asyncio.Event()

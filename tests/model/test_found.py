@@ -15,6 +15,7 @@ from tests.model.world import World
 @pytest.fixture
 def world() -> Iterator[World]:
     world = World(seed=1, warm=1, jobs_each=1)
+    world.head.short_jobs = 0.0
     world.loop.run_for(1.0)
     yield world
     try:
@@ -73,3 +74,18 @@ def test_a_manager_hears_of_the_one_that_came_many_epochs_later(world: World) ->
     world.start_manager()
     world.loop.run_for(120.0)
     assert not first.process.is_alive
+
+
+def test_a_job_that_two_supervisors_adopted_is_counted_once(world: World) -> None:
+    """A manager that was replaced has it adopted as well, before it knows."""
+    world.submit("a", {})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(12.0)
+    world.start_manager()
+    world.loop.run_for(12.0)
+    for actor in world.supervisors.alive():  # each manager makes others, which obey it alone
+        world.kill_supervisor(actor)
+    world.loop.run_for(6.0)
+    assert sum(attempt in each.instance._attempts for each in world.supervisors.alive()) == 2
+    assert world.manager is not None
+    world.manager.process.kill()

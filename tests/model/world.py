@@ -60,7 +60,8 @@ class World:
 
     def __init__(self, seed: int, warm: int, jobs_each: int) -> None:
         self.rng = random.Random(seed)
-        self.loop = VirtualLoop(self.rng)
+        # It has what is used here of a loop.
+        self.loop = VirtualLoop(self.rng)  # type: ignore[abstract]
         self.trace: deque[str] = deque(maxlen=TRACE_LINES)
         self.judge = Judge(self.tell)
         self.kv_weather = Weather(self.rng)
@@ -287,6 +288,7 @@ class World:
                 self.judge.publishes(reply.batch)
             if method == "submit":
                 submission_id = msgspec.json.decode(args[0], type=SubmitRequest).submission_id
+                assert submission_id is not None
                 is_only = len(self.keys[submission_id]) == 1
                 self.judge.answers_submit((submission_id, args[1]), reply, is_only)
             elif method == "stop":
