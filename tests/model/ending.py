@@ -20,6 +20,7 @@ MAX_ROUNDS = 12
 def come_to_rest(world: World) -> None:
     """End all faults, let every job come to its end, and hold what must be so then."""
     world.tell("--- no more faults")
+    world.disarm()
     world.kv_weather.set()
     world.call_weather.set()
     world.kv.resume()

@@ -48,6 +48,8 @@ class Judge:
         self.nodes: list[Node] = []
         self.violations: list[str] = []
         self.supervisor_deaths = 0
+        #: Hears of moments at which a death is worst: a status was written, an attempt began.
+        self.on_moment: Callable[[str, str], None] = lambda moment, attempt: None
         self._facts: dict[Key, Facts] = {}
         self._job_of: dict[str, Key] = {}
         self._told = told
@@ -132,6 +134,8 @@ class Judge:
                     "rule 2",
                     f"the stop of {key} is lost",
                 )
+        if old is None or old.status is not new.status:
+            self.on_moment("end" if new.status.is_terminal() else new.status.value, new.attempt)
         if new.status.is_terminal() and facts.end is None:
             facts.end = new
             self._check_cause(new, facts)
@@ -191,6 +195,7 @@ class Judge:
         )
         self.claim(not facts.begun, "rule 3", f"{key} begins again: {facts.begun}, then {attempt}")
         facts.begun.append(attempt)
+        self.on_moment("begin", attempt)
 
     def ends(self, attempt: str, code: int) -> None:
         self._told(f"  {attempt} exits with {code}")

@@ -127,6 +127,15 @@ class Cluster(RuleBasedStateMachine):
         self.world.kill_supervisor(alive[pick % len(alive)])
         self.pause(pause)
 
+    @rule(
+        moment=st.sampled_from(("PENDING", "RUNNING", "begin", "end")),
+        victim=st.sampled_from(("manager", "supervisor", "both")),
+        pause=pauses,
+    )
+    def die_at(self, moment: str, victim: str, pause: float) -> None:
+        self.world.set_trap(moment, victim)
+        self.pause(pause)
+
     @precondition(lambda self: self.world.keepers())
     @rule(pick=picks, pause=pauses)
     def kill_keeper(self, pick: int, pause: float) -> None:

@@ -69,6 +69,9 @@ class World:
         self.kv = ModelKv(self.kv_weather, self.judge)
         self.judge.data = self.kv.data
         self.supervisors = Supervisors(JobSupervisor, self.call_weather, self.loop, self.rng)
+        self.judge.on_moment = self._moment
+        #: What dies at the next moment of a kind.
+        self._traps: dict[str, str] = {}
         self.supervisors.on_stale_order = lambda what: self.judge.claim(
             False, "rule 1", f"a supervisor obeys {what}"
         )
@@ -205,6 +208,30 @@ class World:
 
     def zombies(self) -> list[Actor]:
         return [actor for actor in self.managers[1:] if actor.process.is_alive]
+
+    # --- deaths at the worst moment -------------------------------------------------------------
+
+    def set_trap(self, moment: str, victim: str) -> None:
+        """Have the manager, or a job's supervisor, die when a job comes to a point."""
+        self.tell(f"the {victim} will die at the next {moment}")
+        self._traps[moment] = victim
+
+    def disarm(self) -> None:
+        self._traps.clear()
+
+    def _moment(self, moment: str, attempt: str) -> None:
+        victim = self._traps.pop(moment, None)
+        if victim is not None:
+            delay_s = self.rng.choice((0.0, 0.001, self.rng.uniform(0, 0.05)))
+            self.loop.call_later(delay_s, self._kill, victim, attempt, context=NOBODYS.copy())
+
+    def _kill(self, victim: str, attempt: str) -> None:
+        if victim != "supervisor" and self.manager is not None:
+            self.manager.process.kill()
+        if victim != "manager":
+            for actor in self.supervisors.alive():
+                if actor.instance is not None and attempt in actor.instance._attempts:
+                    self.kill_supervisor(actor)
 
     # --- clients --------------------------------------------------------------------------------
 
