@@ -251,8 +251,11 @@ class JobSupervisor:
         if not attempt.known.is_set():
             attempt.log_path = os.path.join(logs_dir(), order["log_name"])
             attempt.stop_env = order["stop_env"]
-            attempt.stop_requested |= order["stop_requested"]
             attempt.known.set()
+        # A new manager's order may be the first to tell of a stop that the former one recorded.
+        if order["stop_requested"] and not attempt.stop_requested:
+            attempt.stop_requested = True
+            self._send_stop(attempt)
         return attempt
 
     async def _start(self, attempt: Attempt, order: dict[str, Any]) -> None:

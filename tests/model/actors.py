@@ -16,6 +16,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from ray_jobs import _ray
 from tests.model.loop import NOBODYS, PROCESS, Process
 from tests.model.node import Node
 from tests.model.weather import Weather
@@ -47,6 +48,7 @@ class Actor:
         #: In the order of the calls, so that what is drawn at random is the same each time.
         self._pending: dict[asyncio.Future[Any], None] = {}
         self._early: list[Callable[[], None]] = []
+        self.has_channel = False
         #: Who made it.
         self.maker = PROCESS.get(None)
         self.death: Exception = ActorDiedError()
@@ -70,7 +72,7 @@ class Actor:
         answer = self._loop.create_future()
         self._pending[answer] = None
         weather = self._weather
-        if method in CHANNEL_CALLS and weather.happens(weather.doubled):
+        if self.has_channel and method in CHANNEL_CALLS and weather.happens(weather.doubled):
             # The channel breaks: the call comes, and then again as an actor's.
             self._send(method, args, self._loop.create_future(), is_lost=False)
         self._send(method, args, answer, is_lost=weather.happens(weather.lost))
@@ -230,6 +232,7 @@ class Supervisors:
         node = self._place(options)
         process = Process(f"supervisor {self._count}", node)
         actor = Actor(process, lambda: self._make(*args), self._weather, self._loop)
+        actor.has_channel = options["namespace"] == _ray.NAMESPACE  # as those of the pool
         actor.on_stale_order = self.on_stale_order
         handle = self._named[key] = Handle(actor)
         self.all.append(actor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
@@ -115,8 +114,13 @@ def check_processes(world: World) -> None:
     most = max(1, pool._settings.most_idle)
     claim(len(members) <= most, "leaks", f"{len(members)} supervisors are idle, {most} may be")
     claim(not pool._waiting, "leaks", f"{len(pool._waiting)} jobs wait for a supervisor")
-    attempts = [list(actor.instance._attempts) for actor in members if actor.instance is not None]
-    known = list(itertools.chain(*attempts))
+    # A stop that comes again after the end leaves a name, nothing else.
+    known = [
+        attempt.id
+        for actor in members
+        for attempt in actor.instance._attempts.values()
+        if attempt.known.is_set()
+    ]
     # One that was replaced may have had an attempt adopted as well, and tells nobody.
     claim(not known or bool(world.replaced), "leaks", f"supervisors keep reports: {known}")
 

@@ -134,6 +134,8 @@ class Judge:
                     "rule 2",
                     f"the stop of {key} is lost",
                 )
+        if new.stop_requested and old is not None and not old.stop_requested:
+            self.on_moment("stop", new.attempt)
         if old is None or old.status is not new.status:
             self.on_moment("end" if new.status.is_terminal() else new.status.value, new.attempt)
         if new.status.is_terminal() and facts.end is None:

@@ -128,7 +128,7 @@ class Cluster(RuleBasedStateMachine):
         self.pause(pause)
 
     @rule(
-        moment=st.sampled_from(("PENDING", "RUNNING", "begin", "end")),
+        moment=st.sampled_from(("PENDING", "RUNNING", "begin", "stop", "end")),
         victim=st.sampled_from(("manager", "supervisor", "both")),
         pause=pauses,
     )

@@ -69,6 +69,8 @@ class Keeper:
         self.ignores_sigterm = node.rng.random() < 0.3
         self._ends = False
         self._node_died = False
+        #: Orders that it reads once the entrypoint has begun.
+        self._unread: list[dict[str, Any]] = []
 
     def claim(self) -> None:
         if self.directory in self.node.folders:
@@ -99,6 +101,8 @@ class Keeper:
         if self.node.rng.random() < self.node.short_jobs:
             code = self.node.rng.choice((0, 0, 1, 3))
             self.node.later(self.node.rng.uniform(0, 0.5), self.exit, code)
+        for message in self._unread:
+            self.hear(message)
 
     def exit(self, code: int) -> None:
         """The entrypoint ends by itself."""
@@ -123,7 +127,10 @@ class Keeper:
             self.node.later(self.node.rng.uniform(0, REAP_S), self._leave)
 
     def hear(self, message: dict[str, Any]) -> None:
-        if not self.is_alive or self._ends or self.status.get("stopped") or not self.listens:
+        if self.is_alive and self.status["state"] == "starting":
+            self._unread.append(message)
+            return
+        if not self.is_alive or self._ends or self.status.get("stopped"):
             return
         self.status["stopped"] = True
         dies_in_s = self.node.rng.uniform(0, message["wait_s"])

@@ -89,3 +89,19 @@ def test_a_job_that_two_supervisors_adopted_is_counted_once(world: World) -> Non
     assert sum(attempt in each.instance._attempts for each in world.supervisors.alive()) == 2
     assert world.manager is not None
     world.manager.process.kill()
+
+
+def test_a_stop_that_was_only_recorded_is_delivered_by_the_next_manager(world: World) -> None:
+    """The supervisor has had the attempt all along."""
+    world.submit("a", {})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(3.0)
+    world.call_weather.set(lost=1.0)
+    world.stop("a")
+    world.loop.run_for(0.1)
+    assert not world.calls
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.call_weather.set()
+    world.loop.run_for(12.0)
+    assert attempt not in [keeper.attempt for keeper in world.running()]

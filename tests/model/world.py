@@ -222,7 +222,7 @@ class World:
     def _moment(self, moment: str, attempt: str) -> None:
         victim = self._traps.pop(moment, None)
         if victim is not None:
-            delay_s = self.rng.choice((0.0, 0.001, self.rng.uniform(0, 0.05)))
+            delay_s = 0.0 if moment == "stop" else self.rng.choice((0.0, 0.001, 0.02))
             self.loop.call_later(delay_s, self._kill, victim, attempt, context=NOBODYS.copy())
 
     def _kill(self, victim: str, attempt: str) -> None:
