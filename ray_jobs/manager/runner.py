@@ -78,15 +78,21 @@ class Runner:
             await asyncio.wait([lead.task], timeout=LEAVING_PATIENCE_S)
 
     async def stop(self, submission_id: str) -> bool:
-        """Request the end of a job. Returns whether it was live; the request is recorded then."""
+        """Request the end of a job. Returns whether it was live.
+
+        Returns once the request is recorded, or the end that came before it.
+        """
         record = self._journal.get(submission_id)
         if record is None or record.status.is_terminal():
+            await self._journal.written(submission_id)
             return False
         if record.foreign:
             return await self._stop_foreign(submission_id)
         changed = await self._journal.update(
             submission_id, lambda each: transitions.stop_requested(each, now_ms(each))
         )
+        if changed is None:  # another request, or the end, was first
+            await self._journal.written(submission_id)
         lead = self._leads.get(submission_id)
         if lead is not None and lead.task is not None:
             if changed is not None and changed.status is JobStatus.STOPPED:
@@ -168,6 +174,7 @@ class Runner:
         if record.holds_env:
             lead.held_env = record.runtime_env
         for _ in range(MAX_PLACEMENTS):
+            record = self._record(lead.submission_id)
             try:
                 await self._lead_attempt(lead)
                 return
@@ -177,6 +184,7 @@ class Runner:
                 if begun_anew is None:
                     raise JobLost("its supervisor was lost before it was started.") from None
                 if lead.seat is not None:
+                    await lead.seat.release(record.attempt)
                     await lead.seat.leave()
                     lead.seat = None
                 await self._let_env_go(lead)

@@ -238,6 +238,32 @@ def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
     return int(getattr(signal, name)), wait_s
 
 
+def attempt_dir(attempt_id: str) -> str:
+    """Return the folder of an attempt, which need not be there; the one above it is made."""
+    attempts = os.path.join(work_dir(), "attempts")
+    os.makedirs(attempts, 0o700, exist_ok=True)
+    return os.path.join(attempts, attempt_id)
+
+
+def claim(directory: str) -> bool:
+    """Make an attempt's folder. Returns False if it is there: who makes it has the attempt."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def is_claimed(directory: str) -> bool:
+    """Return whether an attempt was begun on this node, or never will be."""
+    return os.path.isdir(directory)
+
+
+def forget(directory: str) -> None:
+    """Remove an attempt's folder. No-op if there is none."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def read_text(path: str) -> str:
     try:
         with open(path) as file:
