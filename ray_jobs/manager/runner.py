@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -29,7 +28,7 @@ from ray_jobs.manager.times import now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
-from ray_jobs.supervisor.node import attempt_dir
+from ray_jobs.supervisor.node import attempt_path, is_claimed
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +246,7 @@ class Runner:
                     record.driver_node_id or ""
                 )
                 # This head may be the one that is gone, started again: it knows the end then.
-                if on_this_node or (node_is_gone and os.path.isdir(attempt_dir(record.attempt))):
+                if on_this_node or (node_is_gone and is_claimed(attempt_path(record.attempt))):
                     lead.seat = PooledSeat(pool, await pool.acquire(first=True))
                 elif node_is_gone:
                     raise JobLost(NODE_IS_GONE)

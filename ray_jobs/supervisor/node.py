@@ -64,7 +64,7 @@ def work_dir() -> str:
     return os.path.join(session_dir(), "ray_jobs")
 
 
-def attempt_dir(attempt_id: str) -> str:
+def attempt_path(attempt_id: str) -> str:
     """Return the folder by which a keeper of this node claims an attempt."""
     return os.path.join(work_dir(), "attempts", attempt_id)
 
@@ -240,9 +240,9 @@ def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
 
 def attempt_dir(attempt_id: str) -> str:
     """Return the folder of an attempt, which need not be there; the one above it is made."""
-    attempts = os.path.join(work_dir(), "attempts")
-    os.makedirs(attempts, 0o700, exist_ok=True)
-    return os.path.join(attempts, attempt_id)
+    path = attempt_path(attempt_id)
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    return path
 
 
 def claim(directory: str) -> bool:

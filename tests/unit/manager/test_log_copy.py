@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from ray_jobs.log_files import log_name
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.models import JobStatus
-from ray_jobs.records import JobRecord, log_name
+from ray_jobs.records import JobRecord
 
 LOG = b"".join(b"line %d\n" % number for number in range(200_000))
 HEADER = b"Runtime env is setting up.\n"
