@@ -192,7 +192,7 @@ def make_face(guard: Guard) -> Face:
             ray_version=ray.__version__,
             ray_commit=ray.__commit__,
         ),
-        manager=RayManager(connect=lambda: None, beside_ray=True),
+        manager=RayManager(kv, connect=lambda: None, beside_ray=True),
         store=RayStore(kv),
         drivers=RayDrivers(None, gcs_address),
         packages=packages(guard.settings, kv, gcs_address),

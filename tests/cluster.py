@@ -53,6 +53,11 @@ class Cluster:
     def logs_dir(self) -> Path:
         return self.folder / "session_latest" / "logs"
 
+    @property
+    def nodes(self) -> list[subprocess.Popen[bytes]]:
+        """The commands that started the nodes, and look after them."""
+        return self._nodes
+
     def start(
         self, *, cpus: int = 4, gpus: int = 0, resources: dict[str, float] | None = None
     ) -> None:

@@ -129,6 +129,19 @@ def disable(force: bool, address: str | None) -> None:
     click.echo(disable_plugin(force=force, address=address))
 
 
+@plugin.command("watch")
+@click.option("--gcs-address", metavar="HOST:PORT", help="Of the cluster, where several run here.")
+@debug_option
+def plugin_watch(gcs_address: str | None) -> None:
+    """Start Ray's dashboard anew whenever it dies, until its node is stopped or you interrupt.
+
+    Ray doesn't do that: a dashboard that died stays away. Run it on the head node.
+    """
+    from ray_jobs.dashboard_watch import watch as watch_dashboard
+
+    watch_dashboard(gcs_address)
+
+
 @plugin.command("status")
 @address_option
 @debug_option

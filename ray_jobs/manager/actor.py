@@ -17,6 +17,7 @@ import msgspec
 import ray
 
 from ray_jobs import _ray
+from ray_jobs.claims import VERSION, Claim
 from ray_jobs.errors import (
     InvalidRequest,
     InvalidRuntimeEnv,
@@ -91,6 +92,11 @@ class JobManager:
         await self._until_ready()
         if beside_ray:
             self._foreign.expect_more()
+        if epoch == 0:
+            # A face that has just started. Ray's own server may have served in its place, and
+            # marked jobs FAILED that it doesn't find: what it wrote is put right.
+            live = [record for record in self._journal.records() if record.is_live]
+            self._spawn(self._store.mirror.repair(live, self._journal.staying))
         return encode_message(await self._journal.changes(epoch, since, timeout_s))
 
     async def recover(self) -> None:
@@ -118,7 +124,8 @@ class JobManager:
         try:
             await until_done(self._begin)
             calls = (self.submit, self.stop, self.delete, self.changes)
-            await serve_faces({call.__name__: call for call in calls}, work_dir())
+            methods = {call.__name__: call for call in calls}
+            await serve_faces(methods, work_dir(), ray.get_runtime_context().get_actor_id())
             self._accepts.set()
             await until_done(self._take_over)
             self._is_ready.set()
@@ -128,7 +135,9 @@ class JobManager:
     async def _begin(self) -> None:
         """Claim the epoch and learn which ids are taken: enough to record others' jobs."""
         self._kv = _ray.Kv()
-        store = KvStore(self._kv, _ray.mirror_fields())
+        actor_id = ray.get_runtime_context().get_actor_id()
+        claim = Claim(VERSION, actor_id)
+        store = KvStore(self._kv, _ray.mirror_fields(), claim.encoded())
         epoch = await store.claim_epoch()
         self._earlier = await store.ids()
         self._logs = JobLogs(_ray.logs_dir())
@@ -169,8 +178,9 @@ class JobManager:
         environments = Environments(_ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log())
         pool = Pool(maker, PoolSettings.of(os.environ, _ray.node_memory_bytes()))
         members: dict[str, Member] = {}
-        for supervisor, attempts in found:
-            members.update(dict.fromkeys(attempts, pool.join(supervisor, len(attempts))))
+        for supervisor, attempts, is_current in found:
+            member = pool.join(supervisor, len(attempts), retires=not is_current)
+            members.update(dict.fromkeys(attempts, member))
         pool.fill()
         self._journal.seed(records)
         self._runner = Runner(
