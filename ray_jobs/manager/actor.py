@@ -27,7 +27,7 @@ from ray_jobs.errors import (
 )
 from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.face_channel import serve_faces
-from ray_jobs.manager.foreign import ForeignJobs
+from ray_jobs.manager.foreign import START_INTEREST_S, ForeignJobs
 from ray_jobs.manager.intake import Intake
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
@@ -93,11 +93,17 @@ class JobManager:
         if beside_ray:
             self._foreign.expect_more()
         if epoch == 0:
-            # A face that has just started. Ray's own server may have served in its place, and
-            # marked jobs FAILED that it doesn't find: what it wrote is put right.
-            live = [record for record in self._journal.records() if record.is_live]
-            self._spawn(self._store.mirror.repair(live, self._journal.staying))
+            self._look_at_what_rays_server_did()
         return encode_message(await self._journal.changes(epoch, since, timeout_s))
+
+    def _look_at_what_rays_server_did(self) -> None:
+        """For a face that has just started: Ray's own server may have served in its place.
+
+        It marks jobs of the pool FAILED, which it doesn't find; and has had jobs of its own.
+        """
+        self._foreign.expect_more(START_INTEREST_S)
+        live = [record for record in self._journal.records() if record.is_live]
+        self._spawn(self._store.mirror.repair(live, self._journal.staying))
 
     async def recover(self) -> None:
         """Take over the jobs that are there. No-op when it is done."""

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,7 +89,11 @@ async def kill_all(cluster: Cluster, run: Campaign) -> None:
     def kill_manager() -> None:
         kill_titled("ray::JobManager")
 
-    faults = [kill_manager, kill_a_supervisor, lambda: kill_dashboard(cluster)]
+    faults: list[Callable[[], object]] = [
+        kill_manager,
+        kill_a_supervisor,
+        lambda: kill_dashboard(cluster),
+    ]
     run.rng.shuffle(faults)
     for fault in faults:
         fault()

@@ -135,7 +135,8 @@ async def test_faces_find_the_manager_in_its_folder(calls: Calls, tmp_path: Any)
         await connect_to_manager(folder, "a1")
     assert await channel.call("echo", 1) == [1]
     await ended(channel, server)
-    await ended(await connect_to_manager(folder, "b2"), successor)
+    successor.close()
+    await successor.wait_closed()
 
 
 def test_what_is_no_msgpack_is_a_value_error() -> None:

@@ -91,9 +91,9 @@ def cluster(installation: Installation) -> Iterator[Cluster]:
         yield cluster
 
 
-def server_version(client: JobSubmissionClient) -> str | None:
-    with contextlib.suppress(ray_jobs.RayJobsError):
-        return client.get_server_info().server_version
+def server_version(address: str) -> str | None:
+    with JobSubmissionClient(address) as client, contextlib.suppress(ray_jobs.RayJobsError):
+        return client.get_server_info().server_version  # a client asks once
     return None
 
 
@@ -101,7 +101,7 @@ def test_manager_of_the_previous_version(
     cluster: Cluster, installation: Installation, tmp_path: Path
 ) -> None:
     with JobSubmissionClient(cluster.address) as client, running_gateway(cluster) as old_gateway:
-        assert server_version(client) == OLD_VERSION
+        assert server_version(cluster.address) == OLD_VERSION
         (tmp_path / "go").unlink(missing_ok=True)
         pooled, pid = start_waiting_job(client, tmp_path)
         own = client.submit_job(
@@ -119,7 +119,7 @@ def test_manager_of_the_previous_version(
         os.kill(manager, signal.SIGSTOP)
         installation.upgrade()
         kill_dashboard(cluster)
-        wait_until(lambda: server_version(client) == VERSION, "the new plugin", 60)
+        wait_until(lambda: server_version(cluster.address) == VERSION, "the new plugin", 60)
         assert client.get_job_status(pooled) is JobStatus.RUNNING
         after = client.submit_job(entrypoint="echo after")
         assert client.wait_until_finish(after, timeout=60).status is JobStatus.SUCCEEDED
@@ -133,7 +133,7 @@ def test_manager_of_the_previous_version(
         # What runs went on, under whoever has it; the old gateway sees it too, and changes nothing.
         [successor] = titled(MANAGER)
         with JobSubmissionClient(old_gateway) as old_client:
-            assert server_version(old_client) == OLD_VERSION
+            assert server_version(old_gateway) == OLD_VERSION
             assert old_client.get_job_status(pooled) is JobStatus.RUNNING
             by_old = old_client.submit_job(entrypoint="exit 7")
             assert old_client.wait_until_finish(by_old, timeout=60).driver_exit_code == 7
