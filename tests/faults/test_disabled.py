@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 FAILED, RUNNING = JobStatus.FAILED, JobStatus.RUNNING
 
 
-@pytest.fixture(params=["each its own", "shared"])
+@pytest.fixture(params=[pytest.param("each its own", marks=pytest.mark.long), "shared"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     env = {"RAY_AUTH_MODE": "disabled"}
     if request.param == "shared":
