@@ -117,9 +117,7 @@ class RayManager:
         try:
             async with self._connecting:
                 if self._channel is None or not self._channel.is_open:
-                    self._channel = await connect_to_manager(
-                        work_dir(), _ray.actor_id(handle)
-                    )
+                    self._channel = await connect_to_manager(work_dir(), _ray.actor_id(handle))
                 channel = self._channel
             answer: bytes = await channel.call(method, *args)
         except OSError as error:
