@@ -41,6 +41,8 @@ class Frames(Protocol):
 
     def feed(self, data: bytes) -> Iterator[str] | Iterator[bytes]: ...
 
+    def gap(self, dropped: int) -> Iterator[str]: ...
+
     def end(self) -> Iterator[str] | Iterator[bytes]: ...
 
 
@@ -108,7 +110,7 @@ async def _pump(
     if path is None:
         return
     loop = asyncio.get_running_loop()
-    log = LogFile(path, face.log_threads)
+    log = LogFile(path, face.log_threads, is_bounded=job.record.max_log_bytes is not None)
     with (
         contextlib.closing(log),
         face.growth.waiter(path) as growth,
@@ -118,8 +120,11 @@ async def _pump(
         while True:
             # Before reading: when the face knows of the end, the log is complete on the disk.
             has_ended = face.has_ended(job)
-            while data := await log.read_once(offset, MAX_FRAME_BYTES):
-                offset += len(data)
+            while (piece := await log.read_once(offset, MAX_FRAME_BYTES)).data:
+                dropped, data = piece
+                offset += dropped + len(data)
+                for notice in frames.gap(dropped) if dropped else ():
+                    await _send(websocket, notice)
                 for frame in frames.feed(data):
                     await _send(websocket, frame)
                 last_sent = loop.time()

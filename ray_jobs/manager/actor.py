@@ -10,13 +10,14 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import msgspec
 import ray
 
 from ray_jobs import _ray
+from ray_jobs.environ import number
 from ray_jobs.errors import (
     InvalidRequest,
     InvalidRuntimeEnv,
@@ -42,7 +43,7 @@ from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
 from ray_jobs.store import KvStore, StoredIds, Superseded
 from ray_jobs.supervisor.node import work_dir
-from ray_jobs.validation import check_no_local_paths, validate
+from ray_jobs.validation import MIN_MAX_LOG_BYTES, check_no_local_paths, validate
 
 logger = logging.getLogger(__name__)
 
@@ -272,9 +273,16 @@ def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> 
         entrypoint_memory=request.entrypoint_memory,
         entrypoint_resources=request.entrypoint_resources,
         entrypoint_label_selector=selector,
+        max_log_bytes=request.max_log_bytes or default_max_log_bytes(os.environ),
         attempt=uuid.uuid4().hex,
         request_key=request_key,
     )
+
+
+def default_max_log_bytes(environ: Mapping[str, str]) -> int | None:
+    """Return what the log of a job may take that says nothing of it; None for no bound."""
+    found = number(environ, "RAY_JOBS_MAX_LOG_BYTES", 0)
+    return max(int(found), MIN_MAX_LOG_BYTES) if found else None
 
 
 def leave() -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from ray_jobs.log_files import log_name, places
+from ray_jobs.log_holes import trim
 from ray_jobs.manager.calls import patiently
 from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.manager.seats import Seat
@@ -99,6 +100,8 @@ class JobLogs:
             try:
                 if data:
                     self._append_bytes(record.submission_id, data)
+                    if record.max_log_bytes is not None:
+                        await asyncio.to_thread(self._bound, record, record.max_log_bytes)
             except OSError:
                 logger.exception("Can't copy the log of job %s.", record.submission_id)
                 if ended.done():
@@ -110,6 +113,13 @@ class JobLogs:
             offset += len(data)
             if complete:
                 return True
+
+    def _bound(self, record: JobRecord, max_bytes: int) -> None:
+        """Drop what is too much of a copy."""
+        try:
+            trim(self.path(record.submission_id), max_bytes)
+        except OSError as error:
+            logger.warning("The log of job %s can't be bounded: %s", record.submission_id, error)
 
     def _append_bytes(self, submission_id: str, data: bytes) -> None:
         fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

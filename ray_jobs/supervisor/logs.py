@@ -26,6 +26,12 @@ def read_at(path: str, offset: int, max_bytes: int) -> bytes:
         return b""
 
 
+def note_in_log(path: str, text: str) -> None:
+    """Add the server's own words to a log. No-op where that can't be done."""
+    with contextlib.suppress(OSError), open(path, "ab") as file:
+        file.write(f"[ray-jobs] {text}\n".encode())
+
+
 def last_lines(path: str) -> str:
     """Return the last lines of a log, for the message of a failed job."""
     try:

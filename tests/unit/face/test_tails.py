@@ -10,9 +10,9 @@ import pytest
 from aiohttp import WSCloseCode, WSMsgType
 from ray_jobs.dashboard_module import tailing
 from ray_jobs.dashboard_module.face import Face
-from ray_jobs.dashboard_module.growth import Growth
 from ray_jobs.dashboard_module.log_reader import MAX_FRAME_BYTES
 
+from ray_jobs.growth import Growth
 from ray_jobs.log_files import SHELF
 from ray_jobs.models import JobStatus
 

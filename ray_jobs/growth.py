@@ -1,7 +1,7 @@
-"""Waiting for logs to grow: one inotify instance for all tails of the face.
+"""Waiting for logs to grow: one inotify instance for all that a process waits for.
 
-An instance for each tail, as a supervisor has for its few logs, would meet the system's limit of
-128, and cost a file descriptor and a poll each.
+An instance for each would meet the system's limit of 128, and cost a file descriptor and a poll
+each. Standard library only: shipped by value to supervisors.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from ray_jobs.inotify import (
-    IN_CLOEXEC,
-    IN_CREATE,
-    IN_MODIFY,
-    IN_MOVED_TO,
-    IN_NONBLOCK,
-    IN_ONESHOT,
-)
-
+IN_MODIFY = 0x2
+IN_CREATE = 0x100
+IN_MOVED_TO = 0x80
+IN_ONESHOT = 0x80000000
+IN_NONBLOCK = os.O_NONBLOCK
+IN_CLOEXEC = 0o2000000
 _IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 64 * 1024
@@ -81,7 +78,7 @@ class GrowthWaiter:
 
 
 class Growth:
-    """What the tails of one face wait with. Needs a running event loop from the first wait on."""
+    """What all in one process wait with. Needs a running event loop from the first wait on."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
