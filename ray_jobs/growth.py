@@ -21,7 +21,9 @@ IN_ONESHOT = 0x80000000
 IN_NONBLOCK = os.O_NONBLOCK
 IN_CLOEXEC = 0o2000000
 _IN_Q_OVERFLOW = 0x4000
-_EVENT = struct.Struct("iIII")
+#: Not a `struct.Struct`: those can't be shipped to supervisors.
+_EVENT_FORMAT = "iIII"
+_EVENT_BYTES = struct.calcsize(_EVENT_FORMAT)
 _READ_BYTES = 64 * 1024
 #: Where inotify is missing (not Linux) or its limits are reached: this many seconds for each
 #: hundred who wait.
@@ -183,8 +185,8 @@ class Growth:
             return
         offset = 0
         while offset < len(data):
-            descriptor, mask, _, length = _EVENT.unpack_from(data, offset)
-            begin = offset + _EVENT.size
+            descriptor, mask, _, length = struct.unpack_from(_EVENT_FORMAT, data, offset)
+            begin = offset + _EVENT_BYTES
             name = os.fsdecode(data[begin : begin + length].rstrip(b"\0"))
             offset = begin + length
             self._on_event(descriptor, mask, name)

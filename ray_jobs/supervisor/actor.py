@@ -176,6 +176,9 @@ class JobSupervisor:
         """
         attempt = self._attempt(attempt_id)
         await attempt.finished.wait()
+        if attempt.bounding is not None:
+            # Who is told of the end finds the log within its bound: this actor may be ended then.
+            await asyncio.wait([attempt.bounding])
         if attempt.status.get("code") == 0:
             return attempt.status
         return {**attempt.status, "log_tail": last_lines(attempt.log_path)}
@@ -317,6 +320,8 @@ class JobSupervisor:
             await asyncio.sleep(KEEPER_RETRY_S)
         attempt.status = await self._outcome_without_keeper(attempt)
         attempt.finished.set()
+        # It may have written while nobody looked.
+        self._begin_bounding(attempt)
 
     def _follow(
         self,
@@ -328,10 +333,7 @@ class JobSupervisor:
         attempt.status = status
         attempt.writer = writer
         attempt.task = asyncio.ensure_future(self._watch_keeper(attempt, reader))
-        if attempt.max_log_bytes is not None:
-            attempt.bounding = asyncio.ensure_future(
-                self._bound_log(attempt, attempt.max_log_bytes)
-            )
+        self._begin_bounding(attempt)
         if attempt.stop_requested:
             self._send_stop(attempt)
 
@@ -349,6 +351,12 @@ class JobSupervisor:
             if attempt.writer is not None:
                 attempt.writer.close()
             attempt.finished.set()
+
+    def _begin_bounding(self, attempt: Attempt) -> None:
+        if attempt.max_log_bytes is not None:
+            attempt.bounding = asyncio.ensure_future(
+                self._bound_log(attempt, attempt.max_log_bytes)
+            )
 
     async def _bound_log(self, attempt: Attempt, max_bytes: int) -> None:
         """Drop what is too much of a log while the job writes."""
