@@ -47,6 +47,8 @@ class LogFile:
         self._fd: int | None = None
         #: Device and number of the file, once it has been opened: another one isn't its sequel.
         self._identity: tuple[int, int] | None = None
+        #: Its size when it was opened last, in bytes.
+        self.seen_bytes = 0
         self._peeks = sys.platform == "linux"
 
     def open(self) -> bool:
@@ -64,7 +66,13 @@ class LogFile:
                 self.close()
                 return False
             self._identity = identity
+            self.seen_bytes = status.st_size
         return self._fd is not None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether there was such a file, and its name is another one's or nobody's now."""
+        return self._identity is not None and not self.open()
 
     def close(self) -> None:
         """Close the file. No-op if it isn't open."""

@@ -27,6 +27,12 @@ PING_INTERVAL_S = 30.0
 GATHER_S = 0.005
 #: How long a client is given to end its side, in seconds.
 CLOSE_PATIENCE_S = 5.0
+#: What a client is told that reads so slowly that it hasn't all of a log when that isn't there any
+#: more. It would take the end of the stream for the end of the log.
+LOG_HAS_LEFT = (
+    b"\n[ray-jobs] The rest of this log is not here any more: its job was archived or deleted, or"
+    b" the log was removed.\n"
+)
 #: Clients have nothing to say.
 MAX_MESSAGE_BYTES = 64 * 1024
 
@@ -117,10 +123,12 @@ async def _pump(
         face.watch(job, growth.wake),
     ):
         last_sent = loop.time()
+        end: int | None = None
         while True:
             # Before reading: when the face knows of the end, the log is complete on the disk.
             has_ended = face.has_ended(job)
             while (piece := await log.read_once(offset, MAX_FRAME_BYTES)).data:
+                end = log.seen_bytes if has_ended else None
                 dropped, data = piece
                 offset += dropped + len(data)
                 for notice in frames.gap(dropped) if dropped else ():
@@ -131,6 +139,9 @@ async def _pump(
                 is_behind = has_ended or len(data) == MAX_FRAME_BYTES
                 # Sending to a fast client doesn't yield by itself.
                 await asyncio.sleep(0 if is_behind else GATHER_S)
+            if has_ended and offset != end and log.has_left:
+                for frame in frames.feed(LOG_HAS_LEFT):
+                    await _send(websocket, frame)
             if has_ended:
                 break
             await growth.wait(PING_INTERVAL_S)

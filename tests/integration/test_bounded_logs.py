@@ -41,18 +41,33 @@ def check(text: str) -> None:
     assert numbers == list(range(numbers[0], LINES + 1))
 
 
-def test_a_fast_writer(client: JobSubmissionClient, cluster: Cluster) -> None:
-    job_id = client.submit_job(entrypoint=COMMAND, max_log_bytes=MAX_BYTES)
+@pytest.mark.parametrize("cpus", [None, 1], ids=["pooled", "own supervisor"])
+def test_a_fast_writer(client: JobSubmissionClient, cluster: Cluster, cpus: int | None) -> None:
+    job_id = client.submit_job(
+        entrypoint=COMMAND, max_log_bytes=MAX_BYTES, entrypoint_num_cpus=cpus
+    )
+    wait_until(lambda: client.get_job_status(job_id) is not JobStatus.PENDING, "it runs", 60)
     highest = 0
-    while client.get_job_status(job_id) not in (JobStatus.SUCCEEDED, JobStatus.FAILED):
+    while client.get_job_status(job_id) is JobStatus.RUNNING:
         highest = max(highest, taken(log_of(cluster, job_id)))
     assert client.get_job_status(job_id) is JobStatus.SUCCEEDED
     assert highest <= MAX_BYTES + SLACK_BYTES
-    wait_until(lambda: taken(log_of(cluster, job_id)) <= MAX_BYTES, "it is within its bound")
+    # When its end is told.
+    assert taken(log_of(cluster, job_id)) <= MAX_BYTES
     assert log_of(cluster, job_id).stat().st_size > 100_000_000
     check(client.get_job_logs(job_id))
     check("".join(client.tail_job_logs(job_id)))
     assert client.get_job_details(job_id).max_log_bytes == MAX_BYTES
+
+
+def test_each_byte_comes_or_is_told_of(client: JobSubmissionClient, cluster: Cluster) -> None:
+    job_id = client.submit_job(entrypoint=COMMAND, max_log_bytes=MAX_BYTES)
+    text = "".join(client.tail_job_logs(job_id))
+    notices = re.findall(r"\n\[ray-jobs\] [\d,]+ bytes of this log were dropped here .*\n", text)
+    assert notices
+    dropped = sum(int(each.split()[1].replace(",", "")) for each in notices)
+    came = len(text) - sum(map(len, notices))
+    assert came + dropped == log_of(cluster, job_id).stat().st_size
 
 
 def test_followed_while_it_is_bounded(client: JobSubmissionClient) -> None:
@@ -81,7 +96,7 @@ def test_it_is_bounded_after_its_supervisor_died(
     kill_titled("ray::JobSupervisor")
     (tmp_path / "go").touch()
     assert client.wait_until_finish(job_id, timeout=120).status is JobStatus.SUCCEEDED
-    wait_until(lambda: taken(log_of(cluster, job_id)) <= MAX_BYTES, "it is within its bound")
+    assert taken(log_of(cluster, job_id)) <= MAX_BYTES
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1000, True, 2.5, 2**64])
