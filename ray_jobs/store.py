@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 KV_NAMESPACE = b"ray_jobs"
 RECORD_PREFIX = "job:"
 EPOCH_PREFIX = "epoch:"
+CLAIMED = b"claimed"
 #: Of the epochs before the current one, this many are kept in the KV, against a slow predecessor.
 KEPT_EPOCHS = 4
 #: A manager looks so often, when it writes, whether it has been superseded; a new one begins to
@@ -85,12 +86,12 @@ class KvStore:
             taken = [int(key.removeprefix(EPOCH_PREFIX)) for key in keys]
             epoch = max(taken, default=0) + 1
             claimed = await self._kv.put(
-                KV_NAMESPACE, f"{EPOCH_PREFIX}{epoch}", b"", overwrite=False
+                KV_NAMESPACE, f"{EPOCH_PREFIX}{epoch}", CLAIMED, overwrite=False
             )
             if claimed:
                 break
         self._epoch = epoch
-        for old in taken:
+        for old in sorted(taken):  # in this order: see `check_epoch`
             if old <= epoch - KEPT_EPOCHS:
                 await self._kv.delete(KV_NAMESPACE, f"{EPOCH_PREFIX}{old}")
         if taken:
@@ -193,6 +194,9 @@ class KvStore:
         now = time.monotonic()
         if now - self._checked_at < FENCE_S:
             return
-        if await self._kv.exists(KV_NAMESPACE, f"{EPOCH_PREFIX}{self._epoch + 1}"):
+        own, following = (f"{EPOCH_PREFIX}{each}" for each in (self._epoch, self._epoch + 1))
+        found = await self._kv.get_many(KV_NAMESPACE, [own, following])
+        # Who comes much later removes the older ones, the oldest first: ours before the following.
+        if own not in found or following in found:
             raise Superseded(f"Epoch {self._epoch} has been superseded.")
         self._checked_at = now

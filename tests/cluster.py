@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ray_jobs.cli.local_cluster import free_ports
@@ -44,6 +44,7 @@ class Cluster:
             **env,
         }
         self._nodes: list[subprocess.Popen[bytes]] = []
+        self._added = 0
 
     @property
     def gcs_address(self) -> str:
@@ -54,8 +55,14 @@ class Cluster:
         return self.folder / "session_latest" / "logs"
 
     def start(
-        self, *, cpus: int = 4, gpus: int = 0, resources: dict[str, float] | None = None
+        self,
+        *,
+        cpus: int = 4,
+        gpus: int = 0,
+        resources: dict[str, float] | None = None,
+        ip: str | None = None,
     ) -> None:
+        """Start the head. `ip`: by which other hosts reach it."""
         self._start_node(
             "head",
             "--head",
@@ -68,11 +75,26 @@ class Cluster:
             f"--num-gpus={gpus}",
             f"--resources={json.dumps(resources or {})}",
             f"--temp-dir={self.folder}",
+            *([f"--node-ip-address={ip}"] if ip else []),
         )
         wait_until(self.answers, f"the dashboard at {self.address}", START_TIMEOUT_S)
 
-    def add_node(self, *, cpus: int = 1, resources: dict[str, float] | None = None) -> None:
-        name = f"node{len(self._nodes)}"
+    def add_node(
+        self,
+        *,
+        cpus: int = 1,
+        resources: dict[str, float] | None = None,
+        inside: Sequence[str] = (),
+        ip: str | None = None,
+    ) -> int:
+        """Start a node that joins. Returns the id of the session that its Ray processes are in.
+
+        Args:
+            inside: The command that runs another one on a host of its own.
+            ip: Of that host.
+        """
+        self._added += 1
+        name = f"node{self._added}"
         (self.folder / name).mkdir()
         self._start_node(
             name,
@@ -81,13 +103,17 @@ class Cluster:
             f"--temp-dir={self.folder / name}",
             f"--num-cpus={cpus}",
             f"--resources={json.dumps(resources or {})}",
+            *([f"--node-ip-address={ip}"] if ip else []),
+            inside=inside,
         )
+        return self._nodes[-1].pid
 
-    def _start_node(self, name: str, *arguments: str) -> None:
+    def _start_node(self, name: str, *arguments: str, inside: Sequence[str] = ()) -> None:
         log = (self.folder / f"{name}.out").open("wb")
         with log:
             process = subprocess.Popen(
                 [
+                    *inside,
                     str(BIN / "ray"),
                     "start",
                     "--block",
@@ -108,8 +134,14 @@ class Cluster:
     def kill_last_node(self) -> None:
         """Kill the raylet of the node that was added last, and all that it started by itself."""
         node = self._nodes.pop()
-        os.killpg(node.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
         node.wait()
+
+    def kill(self) -> None:
+        """Kill what `ray start` started on every node, but workers: after the end by a fault."""
+        while self._nodes:
+            self.kill_last_node()
 
     def answers(self) -> bool:
         for node in self._nodes:
@@ -153,6 +185,7 @@ def running_cluster(
     *,
     cpus: int = 4,
     gpus: int = 0,
+    ip: str | None = None,
     prepare: Callable[[Path], object] | None = None,
 ) -> Iterator[Cluster]:
     """Run a head node. `prepare` is called with its folder before."""
@@ -162,7 +195,7 @@ def running_cluster(
     try:
         if prepare is not None:
             prepare(folder)
-        cluster.start(cpus=cpus, gpus=gpus)
+        cluster.start(cpus=cpus, gpus=gpus, ip=ip)
         yield cluster
     finally:
         cluster.tell_if_dashboard_died()

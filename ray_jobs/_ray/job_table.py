@@ -10,6 +10,8 @@ from typing import Any
 
 from ray_jobs._ray.gcs import gcs_client
 
+BATCH_ROWS = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class DriverRow:
@@ -55,16 +57,20 @@ async def driver_rows(client: Any = None) -> list[DriverRow]:
 async def driver_updates(gcs_address: str) -> AsyncIterator[list[DriverRow]]:
     """Yield the rows of drivers as they come and go. The first batch is empty: subscribed.
 
-    Public API is missing. Raises what gRPC raises when the GCS goes away.
+    Public API is missing. Ends, or raises what gRPC raises, when the GCS goes away.
     """
     from ray._private.gcs_pubsub import GcsAioJobSubscriber
 
     subscriber = GcsAioJobSubscriber(address=gcs_address)
-    await subscriber.subscribe()
+    # One is always on its way: it fails when the GCS dies. One that is sent afterwards waits for
+    # ever, since the next GCS knows of no subscription.
+    polling = asyncio.ensure_future(subscriber.poll(batch_size=BATCH_ROWS))
     try:
+        await subscriber.subscribe()
         yield []
-        while True:
-            messages = await subscriber.poll(batch_size=256)
+        while messages := await polling:  # none: the GCS is away
+            polling = asyncio.ensure_future(subscriber.poll(batch_size=BATCH_ROWS))
             yield [_driver_row(entry) for _, entry in messages]
     finally:
-        await subscriber.close()
+        await subscriber.close()  # which ends the poll
+        await asyncio.gather(polling, return_exceptions=True)

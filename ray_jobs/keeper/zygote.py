@@ -47,7 +47,7 @@ def serve(listener: socket.socket, lock_fd: int, raylet: Raylet) -> None:
     raylet.register(poller)
     gc.collect()
     gc.freeze()
-    while True:
+    while not raylet.dead:
         ready = {fd for fd, _ in poller.poll(raylet.timeout_ms())}
         if raylet.is_dead(ready):
             return

@@ -172,7 +172,9 @@ class JobManager:
         pool = Pool(maker, PoolSettings.of(os.environ, _ray.node_memory_bytes()))
         members: dict[str, Member] = {}
         for supervisor, attempts in found:
-            members.update(dict.fromkeys(attempts, pool.join(supervisor, len(attempts))))
+            # Two have the same one where a manager that was replaced had it adopted as well.
+            others = [each for each in attempts if each not in members]
+            members.update(dict.fromkeys(others, pool.join(supervisor, len(others))))
         pool.fill()
         self._journal.seed(records)
         self._runner = Runner(

@@ -99,7 +99,7 @@ class JobLogs:
             )
             try:
                 if data:
-                    self._append_bytes(record.submission_id, data)
+                    self._write_at(record.submission_id, record.log_base_bytes + offset, data)
                     if record.max_log_bytes is not None:
                         await asyncio.to_thread(self._bound, record, record.max_log_bytes)
             except OSError:
@@ -121,10 +121,16 @@ class JobLogs:
         except OSError as error:
             logger.warning("The log of job %s can't be bounded: %s", record.submission_id, error)
 
-    def _append_bytes(self, submission_id: str, data: bytes) -> None:
-        fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with open(fd, "ab") as file:
-            file.write(data)
+    def _write_at(self, submission_id: str, position: int, data: bytes) -> None:
+        """Write a piece to its place: a predecessor that isn't quite dead may write it too."""
+        fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            left = memoryview(data)
+            while left:
+                written = os.pwrite(fd, left, position)
+                left, position = left[written:], position + written
+        finally:
+            os.close(fd)
 
 
 def timestamped(text: str) -> str:

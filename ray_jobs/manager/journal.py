@@ -51,6 +51,8 @@ class Journal:
         self._queue: dict[str, JobRecord | None] = {}
         #: Deletions on their way to the store, by submission id: done when they are written.
         self._deletions: dict[str, asyncio.Future[None]] = {}
+        #: States on their way to the store, by submission id: done when they are written.
+        self._on_way: dict[str, asyncio.Future[None]] = {}
         self._written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queued = asyncio.Event()
         self._changed = asyncio.Event()
@@ -103,6 +105,12 @@ class Journal:
         """
         while submission_id in self._latest and submission_id not in self._records:
             await self._changed.wait()
+
+    async def written(self, submission_id: str) -> None:
+        """Wait until the newest state of a job is in the store: nobody hears of it before."""
+        on_way = self._on_way.get(submission_id)
+        if on_way is not None:
+            await asyncio.shield(on_way)
 
     async def _wait_for_change(self, since: int) -> None:
         while self.revision <= since:
@@ -216,6 +224,7 @@ class Journal:
         self._queue.pop(submission_id, None)
         self._queue[submission_id] = record
         self._queued.set()
+        self._on_way[submission_id] = self._written
         return self._written
 
     async def _write_loop(self) -> None:
@@ -236,6 +245,9 @@ class Journal:
                 self._publish(record)
             for submission_id in deleted:
                 self._forget(submission_id)
+            for submission_id in batch:
+                if self._on_way.get(submission_id) is written:
+                    del self._on_way[submission_id]
             written.set_result(None)
 
     def give_way(self) -> None:

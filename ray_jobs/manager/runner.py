@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -29,7 +28,7 @@ from ray_jobs.manager.times import now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
-from ray_jobs.supervisor.node import attempt_dir
+from ray_jobs.supervisor.node import attempt_path, is_claimed
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +77,21 @@ class Runner:
             await asyncio.wait([lead.task], timeout=LEAVING_PATIENCE_S)
 
     async def stop(self, submission_id: str) -> bool:
-        """Request the end of a job. Returns whether it was live; the request is recorded then."""
+        """Request the end of a job. Returns whether it was live.
+
+        Returns once the request is recorded, or the end that came before it.
+        """
         record = self._journal.get(submission_id)
         if record is None or record.status.is_terminal():
+            await self._journal.written(submission_id)
             return False
         if record.foreign:
             return await self._stop_foreign(submission_id)
         changed = await self._journal.update(
             submission_id, lambda each: transitions.stop_requested(each, now_ms(each))
         )
+        if changed is None:  # another request, or the end, was first
+            await self._journal.written(submission_id)
         lead = self._leads.get(submission_id)
         if lead is not None and lead.task is not None:
             if changed is not None and changed.status is JobStatus.STOPPED:
@@ -168,6 +173,7 @@ class Runner:
         if record.holds_env:
             lead.held_env = record.runtime_env
         for _ in range(MAX_PLACEMENTS):
+            record = self._record(lead.submission_id)
             try:
                 await self._lead_attempt(lead)
                 return
@@ -177,6 +183,7 @@ class Runner:
                 if begun_anew is None:
                     raise JobLost("its supervisor was lost before it was started.") from None
                 if lead.seat is not None:
+                    await lead.seat.release(record.attempt)
                     await lead.seat.leave()
                     lead.seat = None
                 await self._let_env_go(lead)
@@ -239,7 +246,7 @@ class Runner:
                     record.driver_node_id or ""
                 )
                 # This head may be the one that is gone, started again: it knows the end then.
-                if on_this_node or (node_is_gone and os.path.isdir(attempt_dir(record.attempt))):
+                if on_this_node or (node_is_gone and is_claimed(attempt_path(record.attempt))):
                     lead.seat = PooledSeat(pool, await pool.acquire(first=True))
                 elif node_is_gone:
                     raise JobLost(NODE_IS_GONE)

@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import os
-import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -26,10 +25,13 @@ from ray_jobs.supervisor.node import (
     HEAD_TOKEN_FILE,
     Surroundings,
     attempt_dir,
+    claim,
     connect_to_zygote,
     connect_unix,
     entrypoint_argv,
     entrypoint_env,
+    forget,
+    is_claimed,
     kill_marked,
     logs_dir,
     read_status,
@@ -159,14 +161,11 @@ class JobSupervisor:
         attempt = self._ordered(order)
         async with attempt.lock:
             if attempt.task is None and not attempt.finished.is_set():
-                os.makedirs(os.path.dirname(attempt.directory), 0o700, exist_ok=True)
-                try:
-                    os.mkdir(attempt.directory, 0o700)  # what a keeper claims the attempt by
-                except FileExistsError:
-                    await self._attach(attempt)
-                else:
+                if claim(attempt.directory):
                     attempt.status = {"state": "unknown"}
                     attempt.finished.set()
+                else:
+                    await self._attach(attempt)
             return attempt.status
 
     async def wait(self, attempt_id: str) -> dict[str, Any]:
@@ -235,8 +234,9 @@ class JobSupervisor:
         """Forget attempts whose reports the manager has recorded, those that are known here."""
         for attempt_id in attempt_ids:
             attempt = self._attempts.pop(attempt_id, None)
-            if attempt is not None:
-                shutil.rmtree(attempt.directory, ignore_errors=True)
+            # The folder of one that was never started stays: the order may be on its way still.
+            if attempt is not None and attempt.status["state"] != "unknown":
+                forget(attempt.directory)
 
     # --- calls of Ray's own job server, when it comes back while our jobs run -----------------
 
@@ -270,16 +270,18 @@ class JobSupervisor:
             attempt.max_log_bytes = order["max_log_bytes"]
             # The log of a job on the head is the head's own, without a copy.
             attempt.copied = 0 if order["fresh_log"] else None
-            attempt.stop_requested |= order["stop_requested"]
             attempt.known.set()
+        # A new manager's order may be the first to tell of a stop that the former one recorded.
+        if order["stop_requested"] and not attempt.stop_requested:
+            attempt.stop_requested = True
+            self._send_stop(attempt)
         return attempt
 
     async def _start(self, attempt: Attempt, order: dict[str, Any]) -> None:
         async with attempt.lock:
             if attempt.task is not None or attempt.finished.is_set():
                 return
-            os.makedirs(os.path.dirname(attempt.directory), 0o700, exist_ok=True)
-            if order["fresh_log"] and not os.path.isdir(attempt.directory):
+            if order["fresh_log"] and not is_claimed(attempt.directory):
                 set_aside(attempt.log_path)
             spawn_order = {
                 "attempt": attempt.id,

@@ -64,7 +64,7 @@ def work_dir() -> str:
     return os.path.join(session_dir(), "ray_jobs")
 
 
-def attempt_dir(attempt_id: str) -> str:
+def attempt_path(attempt_id: str) -> str:
     """Return the folder by which a keeper of this node claims an attempt."""
     return os.path.join(work_dir(), "attempts", attempt_id)
 
@@ -72,6 +72,14 @@ def attempt_dir(attempt_id: str) -> str:
 def raylet_pid() -> int:
     """Return the pid of this node's raylet, which started this worker."""
     return int(os.environ.get("RAY_RAYLET_PID") or os.getppid())
+
+
+def raylet_lives() -> bool:
+    """Return whether this node's raylet runs, or can't be told not to."""
+    try:
+        return not ends_within(raylet_pid(), 0)
+    except OSError:  # the kernel can't tell
+        return True
 
 
 async def connect_unix(
@@ -92,7 +100,10 @@ async def connect_unix(
 async def connect_to_zygote(
     source: str,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to this node's zygote, starting it where there is none."""
+    """Connect to this node's zygote, starting it where there is none.
+
+    Never returns once the node's raylet is gone: so is this process in a moment, as all of Ray's.
+    """
     directory = work_dir()
     os.makedirs(directory, 0o700, exist_ok=True)
     # A container sees other files than its node: it needs a zygote of its own.
@@ -105,6 +116,8 @@ async def connect_to_zygote(
         except (FileNotFoundError, ConnectionRefusedError):
             if time.monotonic() > deadline:
                 raise
+        if not raylet_lives():
+            await asyncio.Event().wait()
         await asyncio.get_running_loop().run_in_executor(
             None, start_zygote, source, directory, name
         )
@@ -225,6 +238,32 @@ def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
     return int(getattr(signal, name)), wait_s
 
 
+def attempt_dir(attempt_id: str) -> str:
+    """Return the folder of an attempt, which need not be there; the one above it is made."""
+    path = attempt_path(attempt_id)
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    return path
+
+
+def claim(directory: str) -> bool:
+    """Make an attempt's folder. Returns False if it is there: who makes it has the attempt."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def is_claimed(directory: str) -> bool:
+    """Return whether an attempt was begun on this node, or never will be."""
+    return os.path.isdir(directory)
+
+
+def forget(directory: str) -> None:
+    """Remove an attempt's folder. No-op if there is none."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def read_text(path: str) -> str:
     try:
         with open(path) as file:
@@ -260,19 +299,23 @@ def kill_marked(attempt: str) -> None:
         send_signal(pid, signal.SIGKILL)
     deadline = time.monotonic() + DEATH_TIMEOUT_S
     for pid in found:
-        wait_for_end(pid, deadline - time.monotonic())
+        with contextlib.suppress(OSError):  # before Linux 5.3
+            ends_within(pid, deadline - time.monotonic())
 
 
-def wait_for_end(pid: int, timeout_s: float) -> None:
-    """Wait until a process that isn't a child has ended. Blocking."""
+def ends_within(pid: int, timeout_s: float) -> bool:
+    """Wait for the end of a process that isn't a child. Blocking.
+
+    Raises OSError where the kernel can't tell.
+    """
     try:
         fd = os.pidfd_open(pid)
-    except OSError:  # it is gone, or the kernel can't tell
-        return
+    except ProcessLookupError:
+        return True
     try:
         poller = select.poll()
         poller.register(fd, select.POLLIN)
-        poller.poll(max(0.0, timeout_s) * 1000)
+        return bool(poller.poll(max(0.0, timeout_s) * 1000))
     finally:
         os.close(fd)
 

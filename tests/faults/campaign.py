@@ -97,6 +97,13 @@ class Campaign:
                 await asyncio.sleep(PROBE_S)
 
 
+def seeded(fault: str) -> random.Random:
+    """Return the random choices of a fault's injections. The seed is printed, to repeat them."""
+    seed = int(os.environ.get(SEED_ENV_VAR, "0")) or random.SystemRandom().randrange(1, 10**9)
+    print(f"{fault}: {SEED_ENV_VAR}={seed}")
+    return random.Random(seed)
+
+
 @contextlib.asynccontextmanager
 async def campaign(
     fault: str,
@@ -111,9 +118,7 @@ async def campaign(
     Args:
         folder: Where jobs leave what they do. Empty.
     """
-    seed = int(os.environ.get(SEED_ENV_VAR, "0")) or random.SystemRandom().randrange(1, 10**9)
-    print(f"{fault}: {SEED_ENV_VAR}={seed}")
-    rng = random.Random(seed)
+    rng = seeded(fault)
     workload = Workload(address, folder, rng, kinds, rate)
     run = Campaign(workload, rng)
     background = [

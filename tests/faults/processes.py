@@ -70,21 +70,41 @@ def runs(pid: int) -> bool:
         return False
 
 
-def named(name: str) -> list[int]:
-    """Return the pids of processes by what `ps` calls them: our zygote and keepers."""
+def named(name: str, argument: str = "") -> list[int]:
+    """Return the pids of processes by what `ps` calls them: our zygote and keepers.
+
+    Args:
+        argument: What is in their command lines too.
+    """
     found = []
     for entry in processes():
         with contextlib.suppress(OSError):
-            if (entry / "comm").read_text().strip() == name:
+            if (entry / "comm").read_text().strip() != name:
+                continue
+            if argument.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 
 
-def of_jobs() -> list[str]:
-    """Return the processes of jobs, by what each job's processes have in their environment."""
+def in_session(session: int) -> list[int]:
+    """Return the pids of the processes of a session: those of a node that Ray started."""
+    found = []
+    for entry in processes():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(entry.name)) == session:
+                found.append(int(entry.name))
+    return found
+
+
+def of_jobs(attempt: bytes = b"") -> list[str]:
+    """Return the processes of jobs, by what each job's processes have in their environment.
+
+    Args:
+        attempt: The only one that is looked for.
+    """
     found = []
     for entry in processes():
         with contextlib.suppress(OSError):
-            if ATTEMPT_VARIABLE in (entry / "environ").read_bytes():
+            if ATTEMPT_VARIABLE + attempt in (entry / "environ").read_bytes():
                 found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
     return found

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.cluster import BIN, Cluster, free_port, plugin
@@ -80,10 +80,11 @@ class LastingCluster(Cluster):
         super().__init__({**redis_env, **env}, folder)
         self.redis = redis
 
-    def _start_node(self, name: str, *arguments: str) -> None:
+    def _start_node(self, name: str, *arguments: str, inside: Sequence[str] = ()) -> None:
         with (self.folder / f"{name}.out").open("ab") as log:
             done = subprocess.run(
                 [
+                    *inside,
                     str(BIN / "ray"),
                     "start",
                     "--dashboard-agent-listen-port=0",

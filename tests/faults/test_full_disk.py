@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from ray_jobs import JobInfo, JobSubmissionClient
 from ray_jobs.manager.transitions import LOG_MAY_BE_CUT_OFF
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
+from tests.disks import fill, small_disk
 from tests.faults.processes import kill_titled, runs, start_waiting_job, titled
 from tests.waiting import wait_until
 
@@ -35,26 +35,13 @@ PRINTS_FOR_EVER = """
 """
 
 
-@contextlib.contextmanager
-def small_disk(path: Path) -> Iterator[None]:
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    path.mkdir(exist_ok=True)
-    options = f"size={DISK_MIB}m,uid={os.geteuid()},mode=0755"
-    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run([*as_root, "umount", "--lazy", path], check=True)
-        path.rmdir()
-
-
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     with (
         contextlib.ExitStack() as disks,
         plugin(enabled=True),
         running_cluster(
-            cpus=2, prepare=lambda folder: disks.enter_context(small_disk(folder))
+            cpus=2, prepare=lambda folder: disks.enter_context(small_disk(folder, DISK_MIB))
         ) as cluster,
     ):
         yield cluster
@@ -76,7 +63,7 @@ def ended(client: JobSubmissionClient, job_id: str) -> JobInfo:
 
 
 def test_full_disk(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("ends", "adopted", "goes on")]
+    folders = [tmp_path / name for name in ("ends", "adopted", "goes-on")]
     for each in folders:
         each.mkdir()
     [ends, adopted, goes_on] = [start_waiting_job(client, folder) for folder in folders]
@@ -135,10 +122,3 @@ def test_full_disk(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path
     info = ended(client, goes_on[0])
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
     assert LOG_MAY_BE_CUT_OFF not in (info.message or "")
-
-
-def fill(folder: Path) -> None:
-    """Take the last room: jobs that end give some back."""
-    with (folder / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)

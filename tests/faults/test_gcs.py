@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import JobSubmissionClient
-from tests.faults.campaign import Campaign, campaign, times
+from ray_jobs.models import JobStatus
+from tests.faults.campaign import KINDS, Campaign, campaign, times
 from tests.faults.processes import send
 from tests.faults.redis_cluster import LastingCluster, lasting_cluster
+from tests.waiting import wait_until
 
 #: Ray's own patience with its GCS ends after a minute.
 DOWN_S = (0.0, 3.0)
@@ -76,8 +78,19 @@ async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str
         "Redis hangs": hang(cluster.redis.pid),
     }[fault]
     name = f"{fault}, then is back"
-    async with campaign(name, cluster.address, tmp_path) as run:
+    kinds = (*KINDS, "placed")
+    async with campaign(name, cluster.address, tmp_path, kinds=kinds) as run:
         await run.inject(lambda: inject(run), times(2), (0.5, 3.0))
     assert restart.gcs.lives()
     assert run.workload.longest_submission_s < BACK_WITHIN_S
     assert run.longest_read_s < SHORTEST_HANG_S  # they don't wait for the GCS
+    with JobSubmissionClient(cluster.address) as client:
+        await asyncio.to_thread(check_drivers_are_followed, client)
+
+
+def check_drivers_are_followed(client: JobSubmissionClient) -> None:
+    """The face hears of drivers from the GCS, and has to subscribe anew when that was away."""
+    job_id = client.submit_job(entrypoint="python -c 'import ray; ray.init(log_to_driver=False)'")
+    info = client.wait_until_finish(job_id, timeout=60)
+    assert info.status is JobStatus.SUCCEEDED, info.message
+    wait_until(lambda: client.get_job_info(job_id).driver_info is not None, "its driver is known")

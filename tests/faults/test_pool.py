@@ -16,9 +16,11 @@ from tests.waiting import wait_until
 JOBS = 12
 
 
-@pytest.fixture(params=["each its own", "shared"])
+@pytest.fixture(scope="module", params=["each its own", "shared"])
 def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
-    env = {"RAY_JOBS_SUPERVISION": "dense"} if request.param == "shared" else {}
+    env = {"RAY_JOBS_WARM_IDLE_S": "600"}  # only what is killed goes
+    if request.param == "shared":
+        env["RAY_JOBS_SUPERVISION"] = "dense"
     with (
         plugin(enabled=True),
         running_cluster(env, cpus=2) as cluster,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.campaign import Campaign, campaign, times
+from tests.faults.actor_killer import OWN, POOLED, actor_killer
+from tests.faults.campaign import KINDS, Campaign, campaign, times
 from tests.faults.processes import kill_titled, named, send, titled
 
 SUPERVISOR = "ray::JobSupervisor"
@@ -91,3 +93,24 @@ async def test_fault(cluster: Cluster, supervision: str, tmp_path: Path, fault: 
     name = f"{fault.name} ({supervision})"
     async with campaign(name, cluster.address, tmp_path) as run:
         await run.inject(lambda: fault.inject(run), times(fault.times), fault.pause_s)
+
+
+async def test_supervisors_ended_in_order(
+    cluster: Cluster, supervision: str, tmp_path: Path
+) -> None:
+    """Ray kills the children of a worker then: keepers aren't among them."""
+    name = f"a supervisor ended by ray.kill ({supervision})"
+    kinds = (*KINDS, "own", "own")
+    with actor_killer(cluster) as killer:
+        async with campaign(name, cluster.address, tmp_path, kinds=kinds, rate=4) as run:
+            await run.workload.pid(run.workload.begin("own"))
+
+            killed = {POOLED: 0, OWN: 0}
+
+            async def kill_one_of_each() -> None:
+                for kind in killed:
+                    choice = run.rng.randrange(1000)
+                    killed[kind] += await asyncio.to_thread(killer.kill_one, kind, choice)
+
+            await run.inject(kill_one_of_each, times(4), (0.1, 1.5))
+            assert all(killed.values()), killed

@@ -21,6 +21,8 @@ END_TIMEOUT_S = 90.0
 ENDS_TIMEOUT_S = 5.0
 HELD_CODE = 5
 KILLED_CODE = -9
+#: What a job reserves so that it gets a supervisor of its own.
+OWN_CPUS = 0.01
 STOP_WAIT = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "1"}}
 #: What runs until it is stopped, and some of that doesn't want to end then.
 STOPPED_SCRIPTS = {
@@ -104,10 +106,17 @@ class Workload:
         elif kind == "family":
             script = "setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 999') & exit 0"
             stake = Stake(name, kind, "SUCCEEDED", 0)
+        elif kind == "placed":  # by Ray: it has a supervisor of its own
+            script = f"sleep {self._rng.uniform(0, 2):.2f}; exit {code}"
+            request["entrypoint_num_cpus"] = 0.01
         elif kind == "queued":
             script = "exit 0"
             request["entrypoint_resources"] = {"nowhere": 1}
             stake = Stake(name, kind, "STOPPED", starts=(0,))
+        elif kind == "own":  # as held, under a supervisor of its own
+            script = f": < {self._folder}/gate; exit {HELD_CODE}"
+            request["entrypoint_num_cpus"] = OWN_CPUS
+            stake = Stake(name, kind, "FAILED", HELD_CODE)
         else:
             script = STOPPED_SCRIPTS[kind]
             request["runtime_env"] = STOP_WAIT
@@ -193,21 +202,22 @@ class Workload:
     async def verdict(self) -> Verdict:
         """Return what has become of the jobs that were acknowledged."""
         jobs = [each for each in self.jobs if each.acknowledged]
-        lost, twice = [], []
+        lost = []
         for stake in jobs:
             info = await self.info(stake)
             starts = self._starts(stake)
             right = info.get("status") == stake.status and starts in stake.starts
             if stake.code is not None and info.get("driver_exit_code") != stake.code:
                 right = False
-            if starts > 1:
-                twice.append(stake.submission_id)
-            elif not right:
+            if starts <= 1 and not right:
                 lost.append(
                     f"{stake.submission_id}: {info.get('status')}, {starts} starts,"
                     f" {info.get('message')!r}, not {stake.status} {stake.code}"
                 )
-        return Verdict(len(jobs), lost, twice, await orphans(), self.problems)
+        return Verdict(len(jobs), lost, self.started_twice(), await orphans(), self.problems)
+
+    def started_twice(self) -> list[str]:
+        return [each.submission_id for each in self.jobs if self._starts(each) > 1]
 
     def _starts(self, stake: Stake) -> int:
         path = self._folder / stake.submission_id

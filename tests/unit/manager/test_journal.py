@@ -311,3 +311,21 @@ async def test_state_of_a_new_job_is_not_written_before_it(
     assert await creating is True
     await stopping
     assert store.records["a"].status is JobStatus.STOPPED
+
+
+async def test_who_waits_for_a_state_hears_when_it_is_in_the_store(
+    store: MemoryStore, journal: Journal
+) -> None:
+    await journal.create(pending("a"))
+    await journal.written("a")
+    store.open.clear()
+    ending = asyncio.ensure_future(journal.update("a", succeed))
+    await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(journal.written("a"))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    store.open.set()
+    await waiting
+    assert store.records["a"].status is JobStatus.SUCCEEDED
+    await ending
+    await journal.written("a")

@@ -150,3 +150,12 @@ async def test_failed_write_leaves_nothing_on_its_way(kv: MemoryKv) -> None:
     kv.let_through()
     with pytest.raises(ConnectionError):
         await writing
+
+
+async def test_predecessor_of_long_ago_is_fenced_off_too(kv: MemoryKv) -> None:
+    """The key of the epoch after its own has been removed by then."""
+    old = await claimed(kv)
+    for _ in range(store_module.KEPT_EPOCHS + 3):
+        await claimed(kv)
+    with pytest.raises(Superseded):
+        await old.create(RECORD)

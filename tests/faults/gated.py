@@ -1,0 +1,63 @@
+"""Many jobs that wait for a word without costing anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from ray_jobs import JobSubmissionClient
+from tests.faults.processes import parent_of, runs
+from tests.waiting import wait_until
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedJob:
+    id: str
+    shell: int  #: Pid.
+    keeper: int  #: Pid.
+    code: int  #: With which it ends.
+
+    def runs(self) -> bool:
+        return runs(self.shell)
+
+
+class Gate:
+    """A pipe from which each job reads a line before it ends. A context manager.
+
+    Args:
+        path: Where the pipe is made.
+    """
+
+    CODE = 5
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Gate:
+        os.mkfifo(self._path)
+        self._fd = os.open(self._path, os.O_RDWR)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def start(self, client: JobSubmissionClient) -> GatedJob:
+        """Have a job started that waits here. Returns once it does."""
+        job_id = client.submit_job(
+            entrypoint=f"echo pid $$; read word < {self._path}; exit {self.CODE}"
+        )
+
+        def pids() -> list[int]:
+            lines = client.get_job_logs(job_id).splitlines()
+            return [int(line.split()[1]) for line in lines if line.startswith("pid ")]
+
+        wait_until(lambda: bool(pids()), f"{job_id} runs", START_TIMEOUT_S)
+        [shell] = pids()
+        return GatedJob(job_id, shell, parent_of(shell), self.CODE)
+
+    def open(self, jobs: int) -> None:
+        """Let as many jobs end."""
+        os.write(self._fd, b"\n" * jobs)

@@ -1,0 +1,176 @@
+"""Logs of jobs on hosts of their own, which get lost and come back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import JobSubmissionClient
+from ray_jobs.models import JobStatus
+from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.campaign import seeded, times
+from tests.faults.hosts import HEAD_IP, Host, hosts
+from tests.faults.processes import kill_titled, titled
+from tests.faults.talking import Talker
+from tests.faults.test_worker_node_ends import LAST_SECOND_S, NODE_TIMEOUT, NOTICED_S
+from tests.waiting import wait_until
+
+#: Shorter than the node timeout.
+CUT_S = (1.0, 3.0)
+#: Until lost packets are sent again: after a cut of some seconds TCP waits as long once more.
+RESUMED_S = 10.0
+BLOCK_BYTES = 1024 * 1024
+BLOCKS = 200
+#: Of one process, however long the log is: the pieces on their way, and what Python keeps.
+MOST_GROWTH_BYTES = 64 * 1024 * 1024
+FAST_TIMEOUT_S = 90.0
+WRITER = f"""
+import random, sys
+for number in range({BLOCKS}):
+    sys.stdout.buffer.write(random.Random(number).randbytes({BLOCK_BYTES}))
+"""
+#: When its host is back, Ray's raylet there learns that the node was declared dead.
+GONE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def away() -> Iterator[list[Host]]:
+    with hosts(2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(away: list[Host]) -> Iterator[Cluster]:
+    with plugin(enabled=True), running_cluster(NODE_TIMEOUT, cpus=1, ip=HEAD_IP) as cluster:
+        for number, host in enumerate(away):
+            cluster.add_node(resources={f"host{number}": 1}, inside=host.inside, ip=host.ip)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
+    with JobSubmissionClient(cluster.address) as client:
+        yield client
+
+
+def test_host_cut_off_and_back(
+    cluster: Cluster, client: JobSubmissionClient, away: list[Host], tmp_path: Path
+) -> None:
+    rng = seeded("a host cut off and back")
+    job = Talker(client, cluster.logs_dir, "host0", until=tmp_path / "go")
+    other = Talker(client, cluster.logs_dir, "host1", until=tmp_path / "go")
+    job.wait_until_it_talks()
+    other.wait_until_it_talks()
+    for _ in range(times(2)):
+        away[0].cut_off()
+        time.sleep(rng.uniform(*CUT_S))
+        other.wait_for_news(LAST_SECOND_S)
+        away[0].connect()
+        job.wait_for_news(RESUMED_S)
+    (tmp_path / "go").touch()
+    for each in (job, other):
+        info = client.wait_until_finish(each.job_id, timeout=RESUMED_S)
+        assert info.status is JobStatus.SUCCEEDED, info.message
+        each.check_each_once()
+
+
+def test_manager_and_supervisor_killed_while_it_streams(
+    cluster: Cluster, client: JobSubmissionClient, tmp_path: Path
+) -> None:
+    rng = seeded("the manager killed while a log streams")
+    job = Talker(client, cluster.logs_dir, "host0", until=tmp_path / "go")
+    job.wait_until_it_talks()
+    for number in range(times(2)):
+        time.sleep(rng.uniform(0, 1))
+        assert kill_titled("ray::JobManager")
+        if number % 2:
+            assert kill_titled("ray::JobSupervisor")
+        job.wait_for_news(RESUMED_S)
+    (tmp_path / "go").touch()
+    info = client.wait_until_finish(job.job_id, timeout=30)
+    assert info.status is JobStatus.SUCCEEDED, info.message
+    job.check_each_once()
+
+
+class Memory:
+    """The most memory of its own that any process of a kind takes, while this is entered."""
+
+    def __init__(self, *titles: str) -> None:
+        self._titles = titles
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.growth_bytes = 0
+
+    def _watch(self) -> None:
+        pids = [pid for title in self._titles for pid in titled(title)]
+        before = {pid: own_bytes(pid) for pid in pids}
+        while not self._over.wait(0.05):
+            growth = max(own_bytes(pid) - before[pid] for pid in pids)
+            self.growth_bytes = max(self.growth_bytes, growth)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def own_bytes(pid: int) -> int:
+    """Return the memory of a process without what it shares. 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def test_fast_writer(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    job_id = client.submit_job(
+        entrypoint=f'while [ ! -e {go} ]; do sleep 0.05; done; python3 -c "$WRITER"',
+        entrypoint_resources={"host0": 1},
+        runtime_env={"env_vars": {"WRITER": WRITER}},
+    )
+    path = cluster.logs_dir / f"job-driver-{job_id}.log"
+    wait_until(lambda: path.exists() and b"Running entrypoint" in path.read_bytes(), "it runs", 60)
+    with Memory("ray::JobManager", "ray::JobSupervisor") as memory:
+        go.touch()
+        info = client.wait_until_finish(job_id, timeout=FAST_TIMEOUT_S)
+    assert info.status is JobStatus.SUCCEEDED, info.message
+    assert info.start_time is not None
+    assert info.end_time is not None
+    print(f"{BLOCKS} MiB in {info.end_time - info.start_time} ms, {memory.growth_bytes:,} bytes")
+    expected = hashlib.sha256()
+    for number in range(BLOCKS):
+        expected.update(random.Random(number).randbytes(BLOCK_BYTES))
+    data = path.read_bytes()
+    assert len(data) > BLOCKS * BLOCK_BYTES
+    assert hashlib.sha256(data[-BLOCKS * BLOCK_BYTES :]).digest() == expected.digest()
+    assert memory.growth_bytes < MOST_GROWTH_BYTES
+
+
+def test_host_cut_off_for_good(
+    cluster: Cluster, client: JobSubmissionClient, away: list[Host]
+) -> None:
+    """The last test: its node is declared dead."""
+    job = Talker(client, cluster.logs_dir, "host1")
+    job.wait_until_it_talks()
+    clock = time.time()
+    away[1].cut_off()
+    info = client.wait_until_finish(job.job_id, timeout=NOTICED_S)
+    assert info.status is JobStatus.FAILED
+    assert "node" in (info.message or ""), info.message
+    assert job.check_each_once() > clock - LAST_SECOND_S
+    assert job.processes()  # nobody can reach it
+    away[1].connect()
+    wait_until(lambda: not job.processes(), "its processes are gone", GONE_S)
+    job.check_each_once()
+    cluster.kill_last_node()

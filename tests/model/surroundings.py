@@ -1,0 +1,191 @@
+"""Puts a world in the place of Ray, of time and of the node, for manager and supervisors."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import types
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+from ray_jobs import _ray, store
+from ray_jobs.manager import (
+    actor,
+    environments,
+    foreign,
+    joblog,
+    leads,
+    pool,
+    recovery,
+    runner,
+    supervisors,
+)
+from ray_jobs.supervisor import actor as supervisor_actor
+from tests.model.loop import EPOCH_S, PROCESS
+from tests.model.node import Growth, Node
+
+#: Modules that look at the clock, and that name things at random.
+TIMED = (store, environments, foreign, leads, pool, supervisors, supervisor_actor)
+NAMING = (actor, joblog, runner, supervisors)
+#: A worker's log is elsewhere than the head's.
+WORK_DIR = "/model/ray_jobs"
+LOGS_DIR = "/model/logs"
+ENVIRONMENT = {
+    "RAY_JOB_START_TIMEOUT_SECONDS": "1000000",
+    "RAY_JOBS_WARM_IDLE_S": "5",
+    "RAY_JOB_STOP_WAIT_TIME_S": "1",
+}
+
+
+def here() -> Node:
+    """Return the node of the process that asks."""
+    node: Node = PROCESS.get().node
+    return node
+
+
+class Logs(joblog.JobLogs):
+    """The logs of the head, in memory."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        self._files = here().logs
+
+    def mark_head(self, work_dir: str) -> None:
+        here().logs["head-token"] = self.head_token.encode()
+
+    def begin(self, record: Any) -> None:
+        self._files.pop(self.path(record.submission_id), None)
+
+    def append(self, submission_id: str, text: str) -> None:
+        self._append_bytes(submission_id, text.encode())
+
+    def size(self, submission_id: str) -> int:
+        return len(self._files.get(self.path(submission_id), b""))
+
+    def _append_bytes(self, submission_id: str, data: bytes) -> None:
+        here().write_log(self.path(submission_id), data)
+
+
+async def _connect_to_zygote(source: str) -> Any:
+    return await here().connect_to_zygote()
+
+
+async def _connect_unix(directory: str, name: str) -> Any:
+    return await here().connect_to_keeper(directory)
+
+
+def _no_socket(*_: Any) -> Any:
+    raise OSError("Here are no sockets.")
+
+
+async def _no_faces(*_: Any) -> None:
+    """Faces of the model call the manager as an actor."""
+
+
+def _of_node() -> dict[str, Any]:
+    """Return what stands in for the functions of ray_jobs/supervisor/node.py."""
+    return {
+        "connect_to_zygote": _connect_to_zygote,
+        "connect_unix": _connect_unix,
+        "attempt_dir": lambda attempt: f"{WORK_DIR}/attempts/{attempt}",
+        "claim": lambda directory: here().claim(directory),
+        "forget": lambda directory: here().forget(directory),
+        "is_claimed": lambda directory: directory in here().folders,
+        "read_status": lambda directory: here().folders.get(directory, {}),
+        "kill_marked": lambda attempt: here().kill_marked(attempt),
+        "entrypoint_argv": lambda order: [],
+        "entrypoint_env": lambda order, surroundings: {},
+        "Surroundings": lambda: types.SimpleNamespace(cwd="/", niceness=0),
+        "listen": _no_socket,
+        "logs_dir": lambda: LOGS_DIR,
+        "work_dir": lambda: WORK_DIR,
+        "read_text": lambda path: here().logs.get("head-token", b"").decode(),
+        "GrowthWatch": Growth,
+        "read_at": lambda path, start, size: here().logs.get(path, b"")[start : start + size],
+        "last_lines": lambda path: "",
+        "set_aside": lambda path: here().logs.pop(path, None),
+        # Its folders aren't there.
+        "os": types.SimpleNamespace(path=os.path, makedirs=lambda *_, **__: None),
+    }
+
+
+class AgentAddresses:
+    def __init__(self, kv: Any) -> None:
+        pass
+
+    async def of(self, node_id: str) -> str | None:
+        return None
+
+
+async def _no_url(kv: Any) -> None:
+    """There is no dashboard."""
+
+
+@contextlib.contextmanager
+def surroundings(world: Any, environ: dict[str, str]) -> Iterator[None]:
+    """Have the product work in a world until the end of the context.
+
+    Args:
+        environ: More variables of the head.
+    """
+    numbers = itertools.count(1)
+    time = types.SimpleNamespace(
+        monotonic=lambda: world.loop.time(), time=lambda: EPOCH_S + world.loop.time()
+    )
+    uuid = types.SimpleNamespace(uuid4=lambda: types.SimpleNamespace(hex=f"{next(numbers):06x}"))
+    ray = types.SimpleNamespace(
+        get_runtime_context=lambda: world.context,
+        get_actor=world.supervisors.get_actor,
+        kill=world.supervisors.kill,
+        util=types.SimpleNamespace(list_named_actors=world.supervisors.list_named_actors),
+    )
+    with contextlib.ExitStack() as stack:
+        put = stack.enter_context
+        put(mock.patch.dict(os.environ, {**ENVIRONMENT, **environ}))
+        for module in TIMED:
+            put(mock.patch.object(module, "time", time))
+        for module in NAMING:
+            put(mock.patch.object(module, "uuid", uuid))
+        for module in (actor, supervisors, supervisor_actor):
+            put(mock.patch.object(module, "ray", ray))
+        put(mock.patch.multiple(supervisor_actor, **_of_node()))
+        put(
+            mock.patch.multiple(
+                actor,
+                JobLogs=Logs,
+                serve_faces=_no_faces,
+                work_dir=lambda: WORK_DIR,
+                leave=lambda: PROCESS.get().kill(),
+            )
+        )
+        put(
+            mock.patch.multiple(
+                supervisors,
+                _supervisor_class=lambda: world.supervisors,
+                zygote_source=lambda: "",
+            )
+        )
+        # Its marks on the collector would outlive each world.
+        collector = types.SimpleNamespace(disable=int, enable=int, freeze=int)
+        put(mock.patch.object(recovery, "gc", collector))
+        put(
+            mock.patch.multiple(
+                _ray,
+                Kv=lambda: world.kv,
+                logs_dir=lambda: LOGS_DIR,
+                dashboard_url=_no_url,
+                AgentAddresses=AgentAddresses,
+                RuntimeEnvAgent=lambda: world.agent,
+                node_memory_bytes=lambda: 2.0**40,
+                normalised_runtime_env=lambda given: given,
+                internal_env_vars=list,
+            )
+        )
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -1,0 +1,107 @@
+"""What the model has found once, in the fewest steps: each was a fault of the product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ray_jobs.models import JobStatus
+from ray_jobs.records import JobRecord
+from tests.model.ending import come_to_rest
+from tests.model.world import World
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(seed=1, warm=1, jobs_each=1)
+    world.head.short_jobs = 0.0
+    world.loop.run_for(1.0)
+    yield world
+    try:
+        come_to_rest(world)
+        assert not world.judge.violations, "\n".join([*world.judge.violations, *world.trace])
+    finally:
+        world.close()
+
+
+def run_until_running(world: World, submission_id: str) -> JobRecord:
+    """Run until a job is recorded as running, and no step more."""
+    for _ in range(10_000):
+        record = world.judge.record(submission_id)
+        if record is not None and record.status is JobStatus.RUNNING:
+            return record
+        world.loop.run_steps(1, world.loop.time() + 10)
+    raise AssertionError("it never runs")
+
+
+def test_an_order_that_comes_late_starts_nothing_that_was_given_up(world: World) -> None:
+    """The supervisor dies when it has sent the order; the fork takes longer than the adoption."""
+    world.head.slowest_fork_s = 30.0
+    world.submit("a", {})
+    run_until_running(world, "a")
+    world.loop.run_for(0.05)
+    for actor in world.supervisors.alive():
+        if actor.instance is not None and actor.instance._attempts:
+            world.kill_supervisor(actor)
+    world.loop.run_for(3.0)
+    # A new manager has the supervisors drop what isn't its record's attempt.
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.loop.run_for(60.0)
+
+
+def test_a_second_stop_is_not_answered_before_the_first_is_recorded(world: World) -> None:
+    world.submit("a", {})
+    run_until_running(world, "a")
+    world.kv.stall()
+    world.stop("a")
+    world.loop.run_for(0.1)
+    world.stop("a")
+    world.loop.run_for(0.1)
+    assert len(world.calls) == 2
+
+
+def test_a_manager_hears_of_the_one_that_came_many_epochs_later(world: World) -> None:
+    """One that fails again and again at its start claims an epoch each time."""
+    first = world.manager
+    assert first is not None
+    for _ in range(8):
+        world.start_manager()
+        world.loop.run_for(0.4)
+        assert world.manager is not None
+        world.manager.process.kill()
+    world.start_manager()
+    world.loop.run_for(120.0)
+    assert not first.process.is_alive
+
+
+def test_a_job_that_two_supervisors_adopted_is_counted_once(world: World) -> None:
+    """A manager that was replaced has it adopted as well, before it knows."""
+    world.submit("a", {})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(12.0)
+    world.start_manager()
+    world.loop.run_for(12.0)
+    for actor in world.supervisors.alive():  # each manager makes others, which obey it alone
+        world.kill_supervisor(actor)
+    world.loop.run_for(6.0)
+    assert sum(attempt in each.instance._attempts for each in world.supervisors.alive()) == 2
+    assert world.manager is not None
+    world.manager.process.kill()
+
+
+def test_a_stop_that_was_only_recorded_is_delivered_by_the_next_manager(world: World) -> None:
+    """The supervisor has had the attempt all along."""
+    world.submit("a", {})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(3.0)
+    world.call_weather.set(lost=1.0)
+    world.stop("a")
+    world.loop.run_for(0.1)
+    assert not world.calls
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.call_weather.set()
+    world.loop.run_for(12.0)
+    assert attempt not in [keeper.attempt for keeper in world.running()]

@@ -1,0 +1,103 @@
+"""The logs on the head, where the disk may be full."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from ray_jobs.manager import joblog, transitions
+from ray_jobs.manager.joblog import JobLogs
+from ray_jobs.models import JobStatus
+from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
+from tests.disks import fill, small_disk
+
+from .memory_kv import RECORD
+
+DISK_MIB = 1
+RUNNING = msgspec.structs.replace(RECORD, status=JobStatus.RUNNING, on_head=False)
+
+
+def test_token_of_an_earlier_manager_stays(tmp_path: Path) -> None:
+    """Supervisors compare what they read with what the manager knows."""
+    earlier, later = JobLogs(str(tmp_path)), JobLogs(str(tmp_path))
+    earlier.mark_head(str(tmp_path / "work"))
+    later.mark_head(str(tmp_path / "work"))
+    assert later.head_token == earlier.head_token
+    assert (tmp_path / "work" / HEAD_TOKEN_FILE).read_text() == later.head_token
+
+
+def test_full_disk_keeps_no_manager_from_starting(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, DISK_MIB):
+        fill(disk)
+        logs = JobLogs(str(disk))
+        logs.mark_head(str(disk / "work"))
+        logs.begin(RECORD)
+        (disk / "filler").unlink()
+        later = JobLogs(str(disk))
+        later.mark_head(str(disk / "work"))
+        assert (disk / "work" / HEAD_TOKEN_FILE).read_text() == later.head_token
+
+
+class Remote:
+    """The supervisor of a job on another node, whose log grows as it is read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def call(self, method: str, _: str, offset: int, size: int, __: float) -> Any:
+        assert method == "read_log"
+        return self._data[offset : offset + size], offset >= len(self._data)
+
+
+async def test_copy_of_a_log_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joblog, "DISK_RETRY_S", 0.01)
+    monkeypatch.setattr(joblog, "COPY_CHUNK_BYTES", 10_000)
+    data = bytes(range(256)) * 1000
+    disk = tmp_path / "disk"
+    with small_disk(disk, DISK_MIB):
+        logs = JobLogs(str(disk))
+        fill(disk)
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        copying = asyncio.ensure_future(logs.copy_remote(RUNNING, cast(Any, Remote(data)), ended))
+        await asyncio.wait([copying], timeout=0.1)
+        assert not copying.done()
+        (disk / "filler").unlink()
+        assert await asyncio.wait_for(copying, 10) is True
+        assert Path(logs.path("a")).read_bytes() == data
+
+
+async def test_copy_that_fails_until_after_the_end_is_told_to_the_reader(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, DISK_MIB):
+        logs = JobLogs(str(disk))
+        fill(disk)
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        ended.set_result({})
+        remote = cast(Any, Remote(b"x" * 10_000))
+        assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is False
+
+
+@pytest.mark.parametrize(
+    ("outcome", "begin"),
+    [
+        ({"code": 0}, "Job finished successfully."),
+        ({"code": 1}, "Job entrypoint command failed with exit code 1"),
+        ({"code": -15, "stopped": True}, "Job was intentionally stopped."),
+    ],
+)
+def test_message_tells_of_a_log_that_may_be_cut_off(outcome: dict[str, Any], begin: str) -> None:
+    full = {"state": "exited", "ended_at_ms": 9, **outcome, "log_disk_full": True}
+    ended = transitions.concluded(RUNNING, full, 9)
+    assert ended is not None
+    assert (ended.message or "").startswith(begin)
+    assert (ended.message or "").endswith("\n" + transitions.LOG_MAY_BE_CUT_OFF)
+    fine = transitions.concluded(RUNNING, {**full, "log_disk_full": False}, 9)
+    assert fine is not None
+    assert transitions.LOG_MAY_BE_CUT_OFF not in (fine.message or "")

@@ -1,0 +1,50 @@
+"""What a supervisor knows of its node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.supervisor import node
+
+
+@pytest.fixture
+def ended() -> Iterator[int]:
+    """A process that has ended, of which its parent hasn't heard: as a raylet for some time."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield process.pid
+
+
+def test_raylet_that_has_ended(monkeypatch: pytest.MonkeyPatch, ended: int) -> None:
+    monkeypatch.setenv("RAY_RAYLET_PID", str(ended))
+    assert not node.raylet_lives()
+
+
+def test_raylet_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    monkeypatch.setenv("RAY_RAYLET_PID", str(process.pid))
+    assert not node.raylet_lives()
+
+
+def test_raylet_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_RAYLET_PID", str(os.getpid()))
+    assert node.raylet_lives()
+
+
+async def test_no_zygote_without_a_raylet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ended: int
+) -> None:
+    monkeypatch.setenv("RAY_RAYLET_PID", str(ended))
+    monkeypatch.setattr(node, "work_dir", lambda: str(tmp_path))
+    source = f"open({str(tmp_path / 'started')!r}, 'w')"
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(node.connect_to_zygote(source), 0.5)
+    assert not (tmp_path / "started").exists()
