@@ -50,3 +50,5 @@ class Services:
     node_id: str
     #: The URL of a node's dashboard agent, by the node's id.
     agent_address: Callable[[str], Awaitable[str | None]]
+    #: Told of each job that has ended, by its id, once nothing is left to be done for it.
+    on_end: Callable[[str], None]

@@ -84,6 +84,7 @@ def placing(
             logs=JobLogs(str(tmp_path)),
             node_id="head",
             agent_address=cast(Any, None),
+            on_end=cast(Any, None),
         )
     )
 

@@ -1,0 +1,178 @@
+"""Where finished jobs are kept for good: a folder, or whatever fsspec has a URL for.
+
+Every call blocks, and belongs into a thread; any of them may be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+#: Of a log that is copied, read at once.
+COPY_BYTES = 1024 * 1024
+
+
+class BadArchive(ValueError):
+    """The archive that was asked for can't be used, however often it is tried."""
+
+
+class Archive(Protocol):
+    """Files by their names, which may have slashes. What fails raises `OSError`, or anything."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file at once and for good: it is there entirely, or not at all."""
+
+    def copy(self, name: str, source: int) -> None:
+        """Write a file from an open one, of which the position is at its beginning."""
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file, None if there is none."""
+
+
+class FolderArchive:
+    """An archive on a disk. Files and folders are their owner's only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._new(name) as fd, open(fd, "wb", closefd=False) as file:
+            file.write(data)
+
+    def copy(self, name: str, source: int) -> None:
+        with (
+            self._new(name) as fd,
+            open(fd, "wb", closefd=False) as file,
+            open(source, "rb", closefd=False) as log,
+        ):
+            shutil.copyfileobj(log, file, COPY_BYTES)
+
+    def size(self, name: str) -> int | None:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(self._root / name).st_size
+        return None
+
+    def make_folder(self, name: str) -> None:
+        """Make the folder for a file."""
+        os.makedirs((self._root / name).parent, 0o700, exist_ok=True)
+
+    def can_take_from(self, folder: str) -> bool:
+        """Return whether files of a folder can be renamed into the archive: by trying it."""
+        probe = f".ray_jobs_probe_{os.getpid()}"
+        source, target = os.path.join(folder, probe), self._root / probe
+        os.close(os.open(source, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            os.unlink(source)
+            if error.errno != errno.EXDEV:
+                raise
+            return False
+        os.unlink(target)
+        return True
+
+    def take(self, name: str, source: str) -> None:
+        """Rename a file into the archive. Its folder must be there."""
+        os.rename(source, self._root / name)
+
+    @contextlib.contextmanager
+    def _new(self, name: str) -> Iterator[int]:
+        """Give a file that gets its name once all of it is on the disk."""
+        self.make_folder(name)
+        path = self._root / name
+        part = path.with_name(f".{path.name}.part")
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            yield fd
+            os.fsync(fd)
+            os.rename(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
+        finally:
+            os.close(fd)
+        sync_folder(path.parent)
+
+
+class UrlArchive:
+    """An archive behind a URL, by fsspec. Connects when it is used first.
+
+    Raises `BadArchive` if fsspec, or what it needs for this kind of URL, isn't installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        try:
+            import fsspec
+        except ImportError:
+            raise BadArchive(
+                "a URL needs fsspec: install ray-jobs[archive] where the head node runs"
+            ) from None
+        self._fsspec = fsspec
+        try:
+            fsspec.get_filesystem_class(urlsplit(url).scheme)
+        except Exception as error:  # noqa: BLE001 - of the import of anybody's package
+            raise BadArchive(str(error)) from None
+        self._connected: tuple[Any, str] | None = None
+
+    def write(self, name: str, data: bytes) -> None:
+        files, path = self._place(name)
+        files.pipe_file(path, data)
+
+    def copy(self, name: str, source: int) -> None:
+        files, path = self._place(name)
+        with open(source, "rb", closefd=False) as log, files.open(path, "wb") as file:
+            shutil.copyfileobj(log, file, COPY_BYTES)
+
+    def size(self, name: str) -> int | None:
+        files, path = self._place(name)
+        with contextlib.suppress(FileNotFoundError):
+            return int(files.size(path))
+        return None
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        if self._connected is None:
+            self._connected = self._fsspec.core.url_to_fs(self._url)
+        files, root = self._connected
+        path = f"{root.rstrip('/')}/{name}"
+        # Object stores know no folders and do nothing here; others need them.
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        return files, path
+
+
+def open_archive(place: str, default: Path) -> Archive:
+    """Return the archive that was asked for.
+
+    Args:
+        place: An absolute folder, or a URL. Empty: the default.
+        default: A folder.
+
+    Raises `BadArchive`.
+    """
+    if not place:
+        return FolderArchive(default)
+    scheme = urlsplit(place).scheme
+    if scheme in ("file", "local"):
+        return FolderArchive(Path(unquote(urlsplit(place).path)))
+    if "://" in place:
+        return UrlArchive(place)
+    folder = Path(place).expanduser()
+    if not folder.is_absolute():
+        raise BadArchive("the folder must be given from the root on")
+    return FolderArchive(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
