@@ -31,7 +31,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="what to run; all if none is named")
     parser.add_argument("--only", choices=("ours", "stock"), help="run against one server only")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, fewer jobs")
-    parser.add_argument("--minutes", type=float, help="how long the rows `sustained` and `retaining` run")
+    parser.add_argument(
+        "--minutes", type=float, help="how long the rows `sustained` and `retaining` run"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parsed = parser.parse_args()
     unknown = set(parsed.rows) - {row.key for row in ALL}

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 #: Of a log that is copied, read at once.
 COPY_BYTES = 1024 * 1024
+#: Another disk, and file systems on which a file has one name.
+CANT_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class BadArchive(ValueError):
@@ -62,24 +64,47 @@ class FolderArchive:
         """Make the folder for a file."""
         os.makedirs((self._root / name).parent, 0o700, exist_ok=True)
 
-    def can_take_from(self, folder: str) -> bool:
-        """Return whether files of a folder can be renamed into the archive: by trying it."""
-        probe = f".ray_jobs_probe_{os.getpid()}"
-        source, target = os.path.join(folder, probe), self._root / probe
-        os.close(os.open(source, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    def can_link(self, folder: str) -> bool:
+        """Return whether files of a folder can have a name in the archive too: by trying it."""
+        path = os.path.join(folder, f".ray_jobs_probe_{os.getpid()}")
+        probe = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.rename(source, target)
+            self._link(os.path.basename(path), probe)
+            os.unlink(self._root / os.path.basename(path))
         except OSError as error:
-            os.unlink(source)
-            if error.errno != errno.EXDEV:
+            if error.errno not in CANT_LINK:
                 raise
             return False
-        os.unlink(target)
+        finally:
+            os.close(probe)
+            os.unlink(path)
         return True
 
-    def take(self, name: str, source: str) -> None:
-        """Rename a file into the archive. Its folder must be there."""
-        os.rename(source, self._root / name)
+    def link(self, name: str, source: int) -> None:
+        """Give an open file a name in the archive, and have what it holds on the disk.
+
+        The folder must be there, and be synced when its files have their names.
+        """
+        os.fsync(source)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self._root / name), os.fstat(source)):
+                return  # by a manager that was killed then
+            os.unlink(self._root / name)
+        self._link(name, source)
+
+    def sync(self, name: str) -> None:
+        """Have the names in the folder of a file on the disk, and that of the folder."""
+        for folder in ((self._root / name).parent, (self._root / name).parent.parent):
+            sync_folder(folder)
+
+    def _link(self, name: str, source: int) -> None:
+        # By its number: its name may be another file's by now.
+        target = self._root / name
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.link(f"/proc/self/fd/{source}", target.name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
 
     @contextlib.contextmanager
     def _new(self, name: str) -> Iterator[int]:

@@ -1,7 +1,8 @@
 """Finished jobs that are kept no longer: into the archive first, then out of the KV.
 
 In this order: the lines of the jobs are in the archive, for good; their logs are; the jobs are
-removed. A manager that is killed in between does it again, so a job may be there twice, never not.
+removed; and their logs. A manager that is killed in between does it again, so a job may be there
+twice, never not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ray_jobs.kv import Superseded, together
-from ray_jobs.log_files import is_removed_log, open_log, places
+from ray_jobs.log_files import open_log, places
 from ray_jobs.manager.archive import Archive, BadArchive, FolderArchive, open_archive
 from ray_jobs.manager.archive_line import FoundLog, archive_line, archived_log
 from ray_jobs.manager.finished_jobs import Ended, FinishedJobs, RetentionSettings
@@ -44,7 +45,7 @@ BATCH_JOBS = 1_000
 FILE_BYTES = 8 * 1024 * 1024
 #: Jobs that leave the KV in one write, and the logs that are moved before it.
 SLICE_JOBS = 50
-#: Logs that are copied at once, where they can't be renamed.
+#: Logs that are copied at once, of which the data is awaited on the disk, or which are copied.
 COPIES_AT_ONCE = 16
 #: Timers are no longer, since clocks may be set.
 LONGEST_WAIT_S = 3600.0
@@ -212,49 +213,63 @@ class Retention:
     # --- moving out ---------------------------------------------------------------------------
 
     async def _move_out(self, records: Sequence[JobRecord]) -> None:
-        """Have logs in the archive, then remove their jobs from the KV."""
-        into = await asyncio.to_thread(self._make_ready, records)
-        # From here on no other job can take an id before its log is away.
-        leaving = [each for each in records if self._is_there(each)]
-        for record in leaving:
-            self._take_log(record, into)
-        await together(*(self._journal.delete(each) for each in leaving))
+        """Have logs in the archive, then remove their jobs from the KV, then their logs here.
 
-    def _make_ready(self, records: Sequence[JobRecord]) -> FolderArchive | None:
-        """Return the archive if logs can be renamed into it; otherwise they are copied here."""
+        A job that is listed has its log, however long the KV takes.
+        """
+        found = await asyncio.to_thread(self._keep_logs, records)
+        leaving = [each for each in records if self._is_there(each)]
+        await together(*(self._journal.delete(each) for each in leaving))
+        for record in leaving:
+            self._drop_log(record, found.get(record.attempt))
+
+    def _keep_logs(self, records: Sequence[JobRecord]) -> dict[str, os.stat_result]:
+        """Have logs in the archive for good. Returns which files they are here, by attempt."""
         archive = self._opened
+        linking = None
         if isinstance(archive, FolderArchive):
             for name in {archived_log(each) for each in records}:
                 archive.make_folder(name)
-            if archive.can_take_from(self._logs.directory):
-                return archive
+            linking = archive if archive.can_link(self._logs.directory) else None
         with ThreadPoolExecutor(COPIES_AT_ONCE) as threads:
-            list(threads.map(self._copy_log, records))
-        return None
+            found = list(threads.map(lambda each: self._keep_log(each, linking), records))
+        if linking is not None:
+            for name in {
+                os.path.dirname(archived_log(each)): archived_log(each) for each in records
+            }.values():
+                linking.sync(name)
+        return {
+            record.attempt: file
+            for record, file in zip(records, found, strict=True)
+            if file is not None
+        }
 
-    def _copy_log(self, record: JobRecord) -> None:
+    def _keep_log(self, record: JobRecord, linking: FolderArchive | None) -> os.stat_result | None:
         path = self._logs.path(record.submission_id)
-        fd = None if is_removed_log(path) else open_log(path)
+        for place in places(path):
+            if os.path.islink(place):
+                return os.lstat(place)
+        fd = open_log(path)
         if fd is None:
-            return
+            return None
         try:
+            found = os.fstat(fd)
             # Looked at after it was opened: it might be the one of a new job with this id.
-            if os.fstat(fd).st_size and self._is_there(record):
-                self._opened.copy(archived_log(record), fd)
+            if found.st_size and self._is_there(record):
+                if linking is not None:
+                    linking.link(archived_log(record), fd)
+                else:
+                    self._opened.copy(archived_log(record), fd)
+            return found
         finally:
             os.close(fd)
 
-    def _take_log(self, record: JobRecord, into: FolderArchive | None) -> None:
+    def _drop_log(self, record: JobRecord, found: os.stat_result | None) -> None:
+        """Remove the log of a job that has left, and not that of a new one with its id."""
         for place in places(self._logs.path(record.submission_id)):
-            try:
-                found = os.lstat(place)
-            except FileNotFoundError:
-                continue
-            if into is not None and found.st_size and not stat.S_ISLNK(found.st_mode):
-                into.take(archived_log(record), place)
-            else:
-                os.unlink(place)
-            return
+            with contextlib.suppress(FileNotFoundError):
+                if found is not None and os.path.samestat(os.lstat(place), found):
+                    os.unlink(place)
 
     @property
     def _opened(self) -> Archive:

@@ -71,11 +71,11 @@ def test_a_folder_is_its_owners_and_holds_no_pieces(tmp_path: Path) -> None:
     assert {each.name for each in (tmp_path / "archive").iterdir()} == {"jobs-1.jsonl", "taken"}
 
 
-def test_whether_logs_can_be_renamed(tmp_path: Path) -> None:
+def test_whether_logs_can_be_linked(tmp_path: Path) -> None:
     archive = FolderArchive(tmp_path / "archive")
     archive.make_folder("logs/a.log")
-    assert archive.can_take_from(str(tmp_path))
-    assert not archive.can_take_from("/dev/shm")
+    assert archive.can_link(str(tmp_path))
+    assert not archive.can_link("/dev/shm")
     assert not list(Path("/dev/shm").glob(".ray_jobs_probe_*"))
     assert [each.name for each in (tmp_path / "archive").iterdir()] == ["logs"]
 

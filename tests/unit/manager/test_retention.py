@@ -160,7 +160,7 @@ async def test_logs_in_all_places(start: Start, tmp_path: Path) -> None:
 async def test_another_device(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FolderArchive, "can_take_from", lambda self, folder: False)
+    monkeypatch.setattr(FolderArchive, "can_link", lambda self, folder: False)
     manager = await start(most_jobs=0)
     for number in range(120):
         await manager.run(f"job-{number}", log=str(number))
@@ -227,11 +227,16 @@ async def test_a_store_that_fails_loses_nothing(start: Start, tmp_path: Path) ->
 
 
 async def test_a_manager_that_dies_in_between(start: Start, tmp_path: Path) -> None:
-    """The lines are in the archive, and the log, but the store has the job yet."""
+    """The lines are in the archive, and the log, but the store has the job yet.
+
+    As long as it is listed, its log is read.
+    """
     first = await start(most_jobs=0)
     await first.run("a", log="log of a")
     first.store.open.clear()  # no write comes to its end any more
-    await until(lambda: bool(archived(tmp_path)) and open_log(first.logs.path("a")) is None)
+    await until(lambda: bool(list((tmp_path / "archive").glob("logs/*/*.log"))))
+    await until(lambda: first.store.waiting > 0)
+    assert Path(first.logs.path("a")).read_text() == "log of a"
     await first.close()
     assert "a" in first.store.records
     first.store.open.set()
@@ -244,6 +249,23 @@ async def test_a_manager_that_dies_in_between(start: Start, tmp_path: Path) -> N
     assert {each["log"]["name"] for each in lines} == {lines[0]["log"]["name"]}
     assert {each["log"]["bytes"] for each in lines} == {8}
     assert (tmp_path / "archive" / lines[0]["log"]["name"]).read_text() == "log of a"
+    await until(lambda: open_log(second.logs.path("a")) is None)
+
+
+async def test_a_new_job_of_the_id_keeps_its_log(start: Start, tmp_path: Path) -> None:
+    """It comes as soon as the id is free."""
+    manager = await start(most_jobs=0)
+    for number in range(20):
+        await manager.run("a", log=f"old {number}")
+        while manager.journal.get("a") is not None:  # noqa: ASYNC110 - at that very moment
+            await asyncio.sleep(0)
+        new = new_record("a")
+        assert await manager.journal.create(new)
+        manager.logs.begin(new)
+        Path(manager.logs.path("a")).write_text(f"new {number}")
+        await asyncio.sleep(0.01)
+        assert Path(manager.logs.path("a")).read_text() == f"new {number}"
+        await manager.journal.delete(new)
 
 
 async def test_a_job_that_takes_the_id_meanwhile_keeps_its_log(
