@@ -20,7 +20,7 @@ from ray_jobs.cli.options import (
     address_from_environment,
     connection_options,
 )
-from ray_jobs.cli.param_types import JsonObject, Number, complete_path
+from ray_jobs.cli.param_types import ByteSize, JsonObject, Number, complete_path
 from ray_jobs.cli.terminal import UploadProgress, print_error, say
 from ray_jobs.errors import RayJobsError
 
@@ -217,8 +217,8 @@ _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
     ),
     click.option(
         "--max-log-bytes",
-        type=click.IntRange(min=1),
-        help="What the job's log may take: its middle is dropped beyond that.",
+        type=ByteSize(),
+        help="What the job's log may take, as 100MB: its middle is dropped beyond that.",
     ),
     click.option(
         "--stop-on-interrupt",

@@ -11,6 +11,7 @@ import logging
 import os
 import uuid
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,13 +28,16 @@ from ray_jobs.errors import (
 )
 from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.face_channel import serve_faces
+from ray_jobs.manager.finished_jobs import RetentionSettings
 from ray_jobs.manager.foreign import ForeignJobs
 from ray_jobs.manager.intake import Intake
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
 from ray_jobs.manager.leads import Services
+from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.pool import Member, Pool, PoolSettings
 from ray_jobs.manager.recovery import end_leftovers, until_done, without_collector
+from ray_jobs.manager.retention import ARCHIVE_FOLDER, Retention
 from ray_jobs.manager.runner import Runner
 from ray_jobs.manager.seats import Found, PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
@@ -133,7 +137,7 @@ class JobManager:
         store = KvStore(self._kv, _ray.mirror_fields())
         epoch = await store.claim_epoch()
         self._earlier = await store.ids()
-        self._logs = JobLogs(_ray.logs_dir())
+        self._logs = JobLogs(_ray.logs_dir(), LogBound.of(_ray.logs_dir(), os.environ))
         self._logs.mark_head(work_dir())
         # Nothing below fails: a step that is tried again starts from nothing.
         self._store = store
@@ -177,6 +181,9 @@ class JobManager:
             members.update(dict.fromkeys(others, pool.join(supervisor, len(others))))
         pool.fill()
         self._journal.seed(records)
+        archive_dir = Path(self._logs.directory, ARCHIVE_FOLDER)
+        settings = RetentionSettings.of(os.environ)
+        self._retention = Retention(settings, self._journal, self._logs, archive_dir)
         self._runner = Runner(
             Services(
                 journal=self._journal,
@@ -188,6 +195,7 @@ class JobManager:
                 node_id=ray.get_runtime_context().get_node_id(),
                 agent_address=_ray.AgentAddresses(self._kv).of,
                 node_lives=lambda node_id: asyncio.to_thread(_ray.node_lives, node_id),
+                on_end=self._on_end,
             )
         )
         live = [record for record in records if record.is_live]
@@ -195,6 +203,9 @@ class JobManager:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
         self._intake.open(self._runner.run)
         self._logs.shelf.open(self._is_live)
+        not_finished = [each for each in records if each.is_live or each.foreign]
+        self._logs.bound.open([each.submission_id for each in not_finished], self._is_live)
+        self._retention.open(records)
         self._spawn(self._store.mirror.repair(records, self._journal.staying))
         self._foreign = ForeignJobs(self._journal, self._store, supervisors)
         self._earlier = StoredIds(frozenset(), frozenset())
@@ -237,7 +248,14 @@ class JobManager:
             )
         await self._runner.finished(submission_id)
         await self._journal.delete(record)
+        self._retention.deleted(record)
         return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
+
+    def _on_end(self, submission_id: str) -> None:
+        record = self._journal.get(submission_id)
+        if record is not None and record.status.is_terminal():
+            self._logs.bound.ended(submission_id)
+            self._retention.ended(record)
 
     def _is_live(self, submission_id: str) -> bool:
         record = self._journal.get(submission_id)

@@ -11,10 +11,16 @@ TAIL_CHARS = 20_000
 TAIL_READ_BYTES = 128 * 1024
 
 
-def set_aside(path: str) -> None:
-    """Rename the log of an earlier, deleted job with the same id: nothing is overwritten."""
+def set_aside(path: str) -> str | None:
+    """Rename the log of an earlier, deleted job with the same id: nothing is overwritten.
+
+    Returns its new path, None if there is none.
+    """
     with contextlib.suppress(FileNotFoundError):
-        os.rename(path, f"{path}.{int(os.stat(path).st_mtime * 1000)}")
+        aside = f"{path}.{int(os.lstat(path).st_mtime * 1000)}"
+        os.rename(path, aside)
+        return aside
+    return None
 
 
 def read_at(path: str, offset: int, max_bytes: int) -> bytes:
