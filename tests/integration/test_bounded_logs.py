@@ -21,12 +21,12 @@ COMMAND = f"seq {LINES}"
 
 
 def log_of(cluster: Cluster, job_id: str) -> Path:
-    [path] = cluster.folder.glob(f"session_2*/logs/job-driver-{job_id}.log")
-    return path
+    return cluster.logs_dir / f"job-driver-{job_id}.log"
 
 
 def taken(path: Path) -> int:
-    return path.stat().st_blocks * 512
+    # A job is RUNNING from a moment before its log is there.
+    return path.stat().st_blocks * 512 if path.exists() else 0
 
 
 def check(text: str) -> None:
