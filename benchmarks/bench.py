@@ -19,6 +19,8 @@ from tests.cluster import Cluster
 QUIET_CORES = 0.15
 QUIET_LOOK_S = 0.5
 QUIET_TIMEOUT_S = 30.0
+#: Finished jobs that are kept in the stage RETAINING.
+RETAINED_JOBS = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +83,15 @@ class Stage(enum.Enum):
     MAIN = "a cluster as a user would start it"
     QUIET = "another one, in which nothing has run yet"
     DENSE = "one with dense supervision"
+    RETAINING = "one that keeps only the youngest finished jobs"
     MANY = "one whose KV is filled with jobs that have ended"
 
     @property
     def env(self) -> Mapping[str, str]:
         """What its `ray start` has in its environment."""
-        return {"RAY_JOBS_SUPERVISION": "dense"} if self is Stage.DENSE else {}
+        if self is Stage.DENSE:
+            return {"RAY_JOBS_SUPERVISION": "dense"}
+        return {"RAY_JOBS_RETAIN_JOBS": str(RETAINED_JOBS)} if self is Stage.RETAINING else {}
 
 
 Work = Callable[[Bench], Awaitable[list[Figure]]]

@@ -16,13 +16,13 @@ import aiohttp.web
 import msgspec
 
 from ray_jobs import errors
+from ray_jobs.growth import Growth
 from ray_jobs.log_files import log_name
 from ray_jobs.models import JobStatus, JobType, SubmitRequest
 from ray_jobs.records import ManagerReply, decode_reply
 
 from .driver_follower import DriverFollower
 from .follower import Follower
-from .growth import Growth
 from .guard.audit import note_job
 from .guard.limits import Gauge
 from .guard.settings import DEFAULT_MAX_SUBMISSION_BYTES

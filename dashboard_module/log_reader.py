@@ -9,10 +9,13 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
+from typing import NamedTuple
 
 import msgspec
 
 from ray_jobs.log_files import open_log
+from ray_jobs.log_holes import end_of_data, read_kept
+from ray_jobs.models import LogGap, gap_notice
 
 #: The largest frame that a tail sends, in bytes; stock clients take up to 4 MiB.
 MAX_FRAME_BYTES = 64 * 1024
@@ -22,15 +25,30 @@ JSON_CHUNK_BYTES = 512 * 1024
 _NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
-class LogFile:
-    """A job's log, which may not exist yet. `path` None: it never will."""
+class Piece(NamedTuple):
+    """What was read of a log."""
 
-    def __init__(self, path: str | None, threads: Executor) -> None:
+    dropped: int  #: So many bytes before `data` aren't there any more (`max_log_bytes`).
+    data: bytes
+
+
+class LogFile:
+    """A job's log, which may not exist yet.
+
+    Args:
+        path: Where it is at first. None: it never will be.
+        is_bounded: Its middle may be dropped (see `ray_jobs/log_holes.py`).
+    """
+
+    def __init__(self, path: str | None, threads: Executor, *, is_bounded: bool = False) -> None:
         self._path = path
         self._threads = threads
+        self._is_bounded = is_bounded
         self._fd: int | None = None
         #: Device and number of the file, once it has been opened: another one isn't its sequel.
         self._identity: tuple[int, int] | None = None
+        #: Its size when it was opened last, in bytes.
+        self.seen_bytes = 0
         self._peeks = sys.platform == "linux"
 
     def open(self) -> bool:
@@ -48,7 +66,13 @@ class LogFile:
                 self.close()
                 return False
             self._identity = identity
+            self.seen_bytes = status.st_size
         return self._fd is not None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether there was such a file, and its name is another one's or nobody's now."""
+        return self._identity is not None and not self.open()
 
     def close(self) -> None:
         """Close the file. No-op if it isn't open."""
@@ -60,17 +84,26 @@ class LogFile:
         """Return the size so far, in bytes."""
         return os.fstat(self._fd).st_size if self.open() and self._fd is not None else 0
 
-    async def read(self, offset: int, size: int) -> bytes:
+    def end_of_kept(self, offset: int) -> int:
+        """Return where the kept bytes end that are at an offset of an open, bounded log."""
+        assert self._fd is not None
+        return end_of_data(self._fd, offset)
+
+    async def read(self, offset: int, size: int) -> Piece:
         """Return up to `size` bytes; none at the end, or while there is no file."""
         if not self.open() or self._fd is None:
-            return b""
+            return Piece(0, b"")
+        loop = asyncio.get_running_loop()
+        if self._is_bounded:
+            return Piece(
+                *await loop.run_in_executor(self._threads, read_kept, self._fd, offset, size)
+            )
         data = self._peek(self._fd, offset, size)
         if data is None:
-            loop = asyncio.get_running_loop()
             data = await loop.run_in_executor(self._threads, os.pread, self._fd, size, offset)
-        return data
+        return Piece(0, data)
 
-    async def read_once(self, offset: int, size: int) -> bytes:
+    async def read_once(self, offset: int, size: int) -> Piece:
         """As `read`, and leave the file closed.
 
         So a tail costs its connection alone, and ten thousand that are woken at once no more.
@@ -88,14 +121,29 @@ class LogFile:
         loop = asyncio.get_running_loop()
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         end = self.size()
-        for offset in range(0, end, JSON_CHUNK_BYTES):
+        offset = 0
+        while offset < end:
             size = min(JSON_CHUNK_BYTES, end - offset)
-            yield await loop.run_in_executor(self._threads, self._escaped, decoder, offset, size)
+            passed, piece = await loop.run_in_executor(
+                self._threads, self._escaped, decoder, offset, size
+            )
+            if not passed:
+                break  # it has become shorter
+            offset += passed
+            yield piece
         yield escaped(decoder.decode(b"", final=True))
 
-    def _escaped(self, decoder: codecs.IncrementalDecoder, offset: int, size: int) -> bytes:
+    def _escaped(
+        self, decoder: codecs.IncrementalDecoder, offset: int, size: int
+    ) -> tuple[int, bytes]:
+        """Return by how many bytes an offset moves on, and what to send for them."""
         assert self._fd is not None
-        return escaped(decoder.decode(os.pread(self._fd, size, offset)))
+        if not self._is_bounded:
+            data = os.pread(self._fd, size, offset)
+            return len(data), escaped(decoder.decode(data))
+        dropped, data = read_kept(self._fd, offset, size)
+        text = decoder.decode(b"", final=True) + gap_notice(dropped) if dropped else ""
+        return dropped + len(data), escaped(text + decoder.decode(data))
 
     def _peek(self, fd: int, offset: int, size: int) -> bytes | None:
         """Return what is in the page cache, None if that isn't known without waiting."""
@@ -131,15 +179,23 @@ class TextFrames:
     def feed(self, data: bytes) -> Iterator[str]:
         return _cut(self._decoder.decode(data))
 
+    def gap(self, dropped: int) -> Iterator[str]:
+        """Tell of bytes that aren't there any more."""
+        return _cut(self._decoder.decode(b"", final=True) + gap_notice(dropped))
+
     def end(self) -> Iterator[str]:
         return _cut(self._decoder.decode(b"", final=True))
 
 
 class ByteFrames:
-    """Passes the bytes of a log on as they are."""
+    """Passes the bytes of a log on as they are. Of what was dropped of it tells a frame of text."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         return iter((data,) if data else ())
+
+    def gap(self, dropped: int) -> Iterator[str]:
+        """Tell of bytes that aren't there any more, in JSON."""
+        return iter((msgspec.json.encode(LogGap(dropped=dropped)).decode(),))
 
     def end(self) -> Iterator[bytes]:
         return iter(())

@@ -27,6 +27,12 @@ PING_INTERVAL_S = 30.0
 GATHER_S = 0.005
 #: How long a client is given to end its side, in seconds.
 CLOSE_PATIENCE_S = 5.0
+#: What a client is told that reads so slowly that it hasn't all of a log when that isn't there any
+#: more. It would take the end of the stream for the end of the log.
+LOG_HAS_LEFT = (
+    b"\n[ray-jobs] The rest of this log is not here any more: its job was archived or deleted, or"
+    b" the log was removed.\n"
+)
 #: Clients have nothing to say.
 MAX_MESSAGE_BYTES = 64 * 1024
 
@@ -40,6 +46,8 @@ class Frames(Protocol):
     """Cuts the bytes of a log into the payloads of frames."""
 
     def feed(self, data: bytes) -> Iterator[str] | Iterator[bytes]: ...
+
+    def gap(self, dropped: int) -> Iterator[str]: ...
 
     def end(self) -> Iterator[str] | Iterator[bytes]: ...
 
@@ -108,24 +116,32 @@ async def _pump(
     if path is None:
         return
     loop = asyncio.get_running_loop()
-    log = LogFile(path, face.log_threads)
+    log = LogFile(path, face.log_threads, is_bounded=job.record.max_log_bytes is not None)
     with (
         contextlib.closing(log),
         face.growth.waiter(path) as growth,
         face.watch(job, growth.wake),
     ):
         last_sent = loop.time()
+        end: int | None = None
         while True:
             # Before reading: when the face knows of the end, the log is complete on the disk.
             has_ended = face.has_ended(job)
-            while data := await log.read_once(offset, MAX_FRAME_BYTES):
-                offset += len(data)
+            while (piece := await log.read_once(offset, MAX_FRAME_BYTES)).data:
+                end = log.seen_bytes if has_ended else None
+                dropped, data = piece
+                offset += dropped + len(data)
+                for notice in frames.gap(dropped) if dropped else ():
+                    await _send(websocket, notice)
                 for frame in frames.feed(data):
                     await _send(websocket, frame)
                 last_sent = loop.time()
                 is_behind = has_ended or len(data) == MAX_FRAME_BYTES
                 # Sending to a fast client doesn't yield by itself.
                 await asyncio.sleep(0 if is_behind else GATHER_S)
+            if has_ended and offset != end and log.has_left:
+                for frame in frames.feed(LOG_HAS_LEFT):
+                    await _send(websocket, frame)
             if has_ended:
                 break
             await growth.wait(PING_INTERVAL_S)

@@ -16,6 +16,14 @@ def log_name(submission_id: str) -> str:
     return f"{LOG_PREFIX}{submission_id}.log"
 
 
+def id_of_log(name: str) -> str:
+    """Return the submission id of a log's name.
+
+    Not the whole of it for a log that was set aside, of which nobody writes any more.
+    """
+    return name.removeprefix(LOG_PREFIX).removesuffix(".log")
+
+
 def places(path: str) -> tuple[str, str]:
     """Return where a job's log may be, given where it is at first.
 
@@ -23,6 +31,11 @@ def places(path: str) -> tuple[str, str]:
     """
     directory, name = os.path.split(path)
     return path, os.path.join(directory, SHELF, name)
+
+
+def is_removed_log(path: str) -> bool:
+    """Return whether what is in the place of a job's log only tells that the log was removed."""
+    return any(os.path.islink(place) for place in places(path))
 
 
 def open_log(path: str) -> int | None:

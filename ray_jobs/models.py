@@ -96,6 +96,7 @@ class JobDetails(JobInfo, kw_only=True):
     entrypoint_memory: int | None = None  #: bytes
     entrypoint_resources: dict[str, float] | None = None
     entrypoint_label_selector: dict[str, str] | None = None
+    max_log_bytes: int | None = None  #: What its log may take; None if it isn't bounded.
     #: What a PENDING job waits for, in words for people; None otherwise.
     pending_reason: str | None = None
 
@@ -121,6 +122,9 @@ class SubmitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     entrypoint_memory: int | None = None  #: bytes
     entrypoint_resources: dict[str, int | float] | None = None
     entrypoint_label_selector: dict[str, str] | None = None
+    #: What the job's log may take. Beyond that its middle is dropped. Ray's own server has no such
+    #: field.
+    max_log_bytes: int | None = None
 
 
 class SubmitResponse(msgspec.Struct):
@@ -146,6 +150,17 @@ class LogsResponse(msgspec.Struct):
     """The whole log of a job."""
 
     logs: str
+
+
+class LogGap(msgspec.Struct, kw_only=True):
+    """A frame of text among the frames of bytes of a followed log."""
+
+    dropped: int  #: So many bytes at this place aren't there any more (`max_log_bytes`).
+
+
+def gap_notice(dropped: int) -> str:
+    """Return what readers of a log are told where bytes of it aren't there any more."""
+    return f"\n[ray-jobs] {dropped:,} bytes of this log were dropped here (max_log_bytes).\n"
 
 
 class VersionInfo(msgspec.Struct, kw_only=True):

@@ -30,6 +30,7 @@ class JobRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     entrypoint_memory: int | None = None  #: bytes
     entrypoint_resources: dict[str, float] | None = None
     entrypoint_label_selector: dict[str, str] | None = None
+    max_log_bytes: int | None = None
     driver_agent_http_address: str | None = None
     driver_node_id: str | None = None
     driver_exit_code: int | None = None
@@ -141,6 +142,7 @@ def to_details(record: JobRecord, driver: DriverInfo | None) -> JobDetails:
         entrypoint_memory=record.entrypoint_memory,
         entrypoint_resources=record.entrypoint_resources,
         entrypoint_label_selector=record.entrypoint_label_selector,
+        max_log_bytes=record.max_log_bytes,
         pending_reason=pending_reason(record),
     )
 

@@ -30,6 +30,10 @@ SUBMISSION_ID_METADATA_KEY = "job_submission_id"
 JOB_NAME_METADATA_KEY = "job_name"
 #: Ray counts each resource in ten-thousandths, in 64 bits.
 MAX_QUANTITY = (2**63 - 1) // 10_000
+#: The smallest bound of a log: its beginning and its last lines must have room.
+MIN_MAX_LOG_BYTES = 1024 * 1024
+#: The longest file that there can be.
+MAX_LOG_BYTES = 2**63 - 1
 
 
 class _StrictSubmitRequest(SubmitRequest, kw_only=True, forbid_unknown_fields=True):
@@ -99,11 +103,20 @@ def check_feasible(request: SubmitRequest) -> None:
             raise InvalidRequest(f"{shown}: the name of a resource is empty.")
         _check_text(shown, name)
         _check_quantity(shown, value)
+    _check_max_log_bytes(request.max_log_bytes)
     _check_env_vars(request.runtime_env or {})
     _check_argument(
         "runtime_env and metadata together (handed to the driver in one environment variable)",
         f"{JOB_CONFIG_ENV_VAR}={job_config_json(request.runtime_env, request.metadata, '')}",
     )
+
+
+def _check_max_log_bytes(max_log_bytes: int | None) -> None:
+    if max_log_bytes is not None and not MIN_MAX_LOG_BYTES <= max_log_bytes <= MAX_LOG_BYTES:
+        raise InvalidRequest(
+            f"max_log_bytes must be {MIN_MAX_LOG_BYTES} (1 MiB) to {MAX_LOG_BYTES}, got"
+            f" {max_log_bytes}."
+        )
 
 
 def check_submission_id(submission_id: str) -> None:

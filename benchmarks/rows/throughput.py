@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from benchmarks.api import MAX_SUBMITTING
-from benchmarks.bench import Bench, Row
+from benchmarks.bench import Bench, Row, Stage
 from benchmarks.figures import Figure
 
 BURST_JOBS = 300
@@ -90,12 +90,14 @@ async def sustained(bench: Bench) -> list[Figure]:
     for role in ROLES:
         if role in before or role in after:
             first, last = before.get(role, 0.0), after.get(role, 0.0)
+            by_thousand = (last - first) / len(flow.ended_at) * 1000
             figures.append(
                 Figure.of(
                     f"growth of memory: {role}",
                     "MB",
                     last - first,
-                    f"{first:.0f} to {last:.0f}, {len(flow.ended_at):,} jobs",
+                    f"{first:.0f} to {last:.0f}, {len(flow.ended_at):,} jobs,"
+                    f" {by_thousand:.2f} MB per 1,000",
                 )
             )
     return figures
@@ -116,4 +118,11 @@ def rates_by_minute(ended_at: list[float], began: float, minutes: float) -> list
 ROWS = (
     Row("burst", "a burst of short jobs, to the end of the last", burst),
     Row("sustained", "short jobs back to back for --minutes, and what memory grows", sustained),
+    Row(
+        "retaining",
+        "the same where 1,000 finished jobs are kept, the others archived",
+        sustained,
+        Stage.RETAINING,
+        is_stock_able=False,
+    ),
 )

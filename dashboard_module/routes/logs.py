@@ -26,7 +26,9 @@ async def get_logs(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Stre
         async with contextlib.aclosing(face.logs.read(job.record, follow=False)) as chunks:
             return await _answer(request, json_pieces(chunks))
     need_log(face, job)
-    with contextlib.closing(LogFile(face.log_path(job), face.log_threads)) as log:
+    is_bounded = job.record.max_log_bytes is not None
+    log = LogFile(face.log_path(job), face.log_threads, is_bounded=is_bounded)
+    with contextlib.closing(log):
         return await _answer(request, log.json_pieces())
 
 

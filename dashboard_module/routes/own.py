@@ -16,12 +16,13 @@ from ray_jobs.errors import InvalidRequest
 from ray_jobs.log_files import open_log
 from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
 
+from ..bounded_logs import send_bounded_log
 from ..errors import json_errors
 from ..face import Face
 from ..file_sender import send_file
 from ..foreign_logs import need_log
 from ..jobs import Job, Key, SubmissionJob
-from ..log_reader import ByteFrames
+from ..log_reader import ByteFrames, LogFile
 from ..open_files import need_room
 from ..tailing import serve_tail
 from .answers import integer, json_answer, seconds, stream_answer
@@ -97,6 +98,10 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
         return await _raw_log_from_its_node(face, request, job)
     need_log(face, job)
     path = face.log_path(job)
+    if path and job.record.max_log_bytes is not None:
+        log = LogFile(path, face.log_threads, is_bounded=True)
+        with contextlib.closing(log):
+            return await send_bounded_log(request, log, _RAW_LOG_HEADERS)
     file = await asyncio.to_thread(_open_file, path) if path else None
     if file is None:
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")

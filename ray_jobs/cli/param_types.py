@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     BoolOrPathParam = click.ParamType[bool | str]
+    ByteSizeParam = click.ParamType[int]
     JsonObjectParam = click.ParamType[dict[str, Any]]
 else:
     # Generic for type checkers only: not so in click before 8.4.
-    BoolOrPathParam = JsonObjectParam = click.ParamType
+    BoolOrPathParam = ByteSizeParam = JsonObjectParam = click.ParamType
 
 
 class BoolOrPath(BoolOrPathParam):
@@ -68,6 +69,26 @@ class Number(click.FloatRange):
         if math.isnan(number) or (math.isinf(number) and not self._endless):
             self.fail(f"{value} is not a number that can be used here.", param, ctx)
         return number
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+class ByteSize(ByteSizeParam):
+    """A number of bytes: 1000000, 100MB (10**6 each), 64MiB (2**20 each)."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower().removesuffix("b")
+        digits = text.rstrip("kmgti ")
+        unit = {**_UNITS, **_BINARY_UNITS}.get(text[len(digits) :].strip())
+        if not (digits.isascii() and digits.isdecimal()) or unit is None:
+            self.fail(f"{value!r} is not a size. Examples: 100MB, 64MiB, 1000000", param, ctx)
+        return int(digits) * unit
 
 
 def _is_number(value: object) -> bool:

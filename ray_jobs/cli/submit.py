@@ -20,7 +20,7 @@ from ray_jobs.cli.options import (
     address_from_environment,
     connection_options,
 )
-from ray_jobs.cli.param_types import JsonObject, Number, complete_path
+from ray_jobs.cli.param_types import ByteSize, JsonObject, Number, complete_path
 from ray_jobs.cli.terminal import UploadProgress, print_error, say
 from ray_jobs.errors import RayJobsError
 
@@ -46,6 +46,7 @@ class Submission:
     entrypoint_memory: int | None
     entrypoint_resources: dict[str, Any] | None
     entrypoint_label_selector: dict[str, Any] | None
+    max_log_bytes: int | None
 
     def merged_runtime_env(self) -> dict[str, Any] | None:
         """Return the runtime environment that the options make together."""
@@ -81,6 +82,7 @@ class Submission:
                     entrypoint_memory=self.entrypoint_memory,
                     entrypoint_resources=self.entrypoint_resources,
                     entrypoint_label_selector=self.entrypoint_label_selector,
+                    max_log_bytes=self.max_log_bytes,
                     on_progress=progress,
                     on_sending=sent.append,
                 )
@@ -212,6 +214,11 @@ _SUBMISSION_OPTIONS: list[Callable[[Decorated], Decorated]] = [
         "--entrypoint-label-selector",
         type=JsonObject('{"ray.io/market-type": "spot"}', of="strings"),
         help="Labels of the node that the entrypoint is to run on, as JSON.",
+    ),
+    click.option(
+        "--max-log-bytes",
+        type=ByteSize(),
+        help="What the job's log may take, as 100MB: its middle is dropped beyond that.",
     ),
     click.option(
         "--stop-on-interrupt",

@@ -105,6 +105,7 @@ class AsyncJobSubmissionClient:
         entrypoint_memory: int | None = None,
         entrypoint_resources: Mapping[str, float] | None = None,
         entrypoint_label_selector: Mapping[str, str] | None = None,
+        max_log_bytes: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_sending: Callable[[str], None] | None = None,
     ) -> str:
@@ -120,6 +121,8 @@ class AsyncJobSubmissionClient:
             entrypoint_memory: Likewise, in bytes.
             entrypoint_resources: Likewise, custom resources by name.
             entrypoint_label_selector: Labels of the node to run on.
+            max_log_bytes: What the job's log may take; its middle is dropped beyond that. Ray's own
+                server refuses it.
             on_progress: Called while packages are built and sent, from any thread.
             on_sending: Called with the id, from any thread, just before the submission is sent. An
                 interrupt before that leaves no job; one after it may leave one.
@@ -147,6 +150,7 @@ class AsyncJobSubmissionClient:
             runtime_env=plan.with_placeholders() if plan else {},
             metadata=self._metadata | submission.strings(metadata, "metadata"),
             resources=resources,
+            max_log_bytes=max_log_bytes,
         )
         # After all checks: an upload may take minutes.
         request.runtime_env = await self._uploaded(plan, on_progress)

@@ -64,6 +64,7 @@ def build_request(
     runtime_env: dict[str, Any],
     metadata: Mapping[str, str],
     resources: Mapping[str, Any],
+    max_log_bytes: int | None = None,
 ) -> SubmitRequest:
     """Return the request for a job, one that can be sent and that a job server can run.
 
@@ -76,6 +77,7 @@ def build_request(
     """
     check_entrypoint(entrypoint)
     check_resources(resources)
+    _check_amount(max_log_bytes, "max_log_bytes", whole=True)
     plain: dict[str, Any] = {
         name: dict(value) if isinstance(value, Mapping) else value
         for name, value in resources.items()
@@ -85,6 +87,7 @@ def build_request(
         submission_id=submission_id,
         runtime_env=runtime_env,
         metadata=dict(metadata),
+        max_log_bytes=max_log_bytes,
         **plain,
     )
     _check_json(request)

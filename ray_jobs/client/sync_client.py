@@ -84,6 +84,7 @@ class JobSubmissionClient:
         entrypoint_memory: int | None = None,
         entrypoint_resources: Mapping[str, float] | None = None,
         entrypoint_label_selector: Mapping[str, str] | None = None,
+        max_log_bytes: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_sending: Callable[[str], None] | None = None,
     ) -> str:
@@ -100,6 +101,7 @@ class JobSubmissionClient:
                 entrypoint_memory=entrypoint_memory,
                 entrypoint_resources=entrypoint_resources,
                 entrypoint_label_selector=entrypoint_label_selector,
+                max_log_bytes=max_log_bytes,
                 on_progress=on_progress,
                 on_sending=on_sending,
             )

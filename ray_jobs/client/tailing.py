@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncGenerator
 
 import aiohttp
+import msgspec
 
 from ray_jobs import errors
 from ray_jobs.client.connection_errors import mapped
 from ray_jobs.client.retry import PASSING, Outage, RetryPolicy
 from ray_jobs.client.transport import Transport, WebSocket, quoted
 from ray_jobs.keepalive import notice_dead_peer
-from ray_jobs.models import API_PREFIX
+from ray_jobs.models import API_PREFIX, LogGap, gap_notice
 
 #: A connection that lasted so long counts as a success, though it brought nothing.
 LASTING_S = 5.0
@@ -45,6 +46,11 @@ async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncG
                 _keep_alive(connection)
                 while (data := await _next_frame(transport, connection)) is not None:
                     outage.over()
+                    if isinstance(data, str):
+                        gap = msgspec.json.decode(data, type=LogGap)
+                        offset += gap.dropped
+                        yield decoder.decode(b"", final=True) + gap_notice(gap.dropped)
+                        continue
                     offset += len(data)
                     text = decoder.decode(data)
                     if text:
@@ -84,7 +90,7 @@ async def tail_stock(transport: Transport, job_id: str) -> AsyncGenerator[str, N
     try:
         _keep_alive(connection)
         while (data := await _next_frame(transport, connection)) is not None:
-            yield data.decode("utf-8", "replace")
+            yield data if isinstance(data, str) else data.decode("utf-8", "replace")
     except errors.ServerUnreachable as error:
         cause = error
     finally:
@@ -97,14 +103,14 @@ async def tail_stock(transport: Transport, job_id: str) -> AsyncGenerator[str, N
         ) from cause
 
 
-async def _next_frame(transport: Transport, connection: WebSocket) -> bytes | None:
+async def _next_frame(transport: Transport, connection: WebSocket) -> bytes | str | None:
     """Return the payload of the next frame; None when the connection ended, however it did."""
     with mapped(f"the log stream from {transport.address.url}", transport.address):
         message = await connection.receive()
     if message.type is aiohttp.WSMsgType.BINARY:
         return bytes(message.data)
     if message.type is aiohttp.WSMsgType.TEXT:
-        return str(message.data).encode()
+        return str(message.data)
     return None
 
 

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ import ray
 
 from ray_jobs import _ray
 from ray_jobs.claims import VERSION, Claim
+from ray_jobs.environ import number
 from ray_jobs.errors import (
     InvalidRequest,
     InvalidRuntimeEnv,
@@ -27,13 +29,16 @@ from ray_jobs.errors import (
 )
 from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.face_channel import serve_faces
+from ray_jobs.manager.finished_jobs import RetentionSettings
 from ray_jobs.manager.foreign import START_INTEREST_S, ForeignJobs
 from ray_jobs.manager.intake import Intake
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
 from ray_jobs.manager.leads import Services
+from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.pool import Member, Pool, PoolSettings
 from ray_jobs.manager.recovery import end_leftovers, until_done, without_collector
+from ray_jobs.manager.retention import ARCHIVE_FOLDER, Retention
 from ray_jobs.manager.runner import Runner
 from ray_jobs.manager.seats import Found, PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
@@ -43,7 +48,7 @@ from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
 from ray_jobs.store import KvStore, StoredIds, Superseded
 from ray_jobs.supervisor.node import work_dir
-from ray_jobs.validation import check_no_local_paths, validate
+from ray_jobs.validation import MIN_MAX_LOG_BYTES, check_no_local_paths, validate
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +152,7 @@ class JobManager:
         store = KvStore(self._kv, _ray.mirror_fields(), claim.encoded())
         epoch = await store.claim_epoch()
         self._earlier = await store.ids()
-        self._logs = JobLogs(_ray.logs_dir())
+        self._logs = JobLogs(_ray.logs_dir(), LogBound.of(_ray.logs_dir(), os.environ))
         self._logs.mark_head(work_dir())
         # Nothing below fails: a step that is tried again starts from nothing.
         self._store = store
@@ -192,6 +197,9 @@ class JobManager:
             members.update(dict.fromkeys(others, member))
         pool.fill()
         self._journal.seed(records)
+        archive_dir = Path(self._logs.directory, ARCHIVE_FOLDER)
+        settings = RetentionSettings.of(os.environ)
+        self._retention = Retention(settings, self._journal, self._logs, archive_dir)
         self._runner = Runner(
             Services(
                 journal=self._journal,
@@ -203,6 +211,7 @@ class JobManager:
                 node_id=ray.get_runtime_context().get_node_id(),
                 agent_address=_ray.AgentAddresses(self._kv).of,
                 node_lives=lambda node_id: asyncio.to_thread(_ray.node_lives, node_id),
+                on_end=self._on_end,
             )
         )
         live = [record for record in records if record.is_live]
@@ -210,6 +219,9 @@ class JobManager:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
         self._intake.open(self._runner.run)
         self._logs.shelf.open(self._is_live)
+        not_finished = [each for each in records if each.is_live or each.foreign]
+        self._logs.bound.open([each.submission_id for each in not_finished], self._is_live)
+        self._retention.open(records)
         self._spawn(self._store.mirror.repair(records, self._journal.staying))
         self._foreign = ForeignJobs(self._journal, self._store, supervisors)
         self._earlier = StoredIds(frozenset(), frozenset())
@@ -252,7 +264,14 @@ class JobManager:
             )
         await self._runner.finished(submission_id)
         await self._journal.delete(record)
+        self._retention.deleted(record)
         return ManagerReply(value=True, batch=self._journal.batch_of(submission_id))
+
+    def _on_end(self, submission_id: str) -> None:
+        record = self._journal.get(submission_id)
+        if record is not None and record.status.is_terminal():
+            self._logs.bound.ended(submission_id)
+            self._retention.ended(record)
 
     def _is_live(self, submission_id: str) -> bool:
         record = self._journal.get(submission_id)
@@ -290,9 +309,16 @@ def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> 
         entrypoint_memory=request.entrypoint_memory,
         entrypoint_resources=request.entrypoint_resources,
         entrypoint_label_selector=selector,
+        max_log_bytes=request.max_log_bytes or default_max_log_bytes(os.environ),
         attempt=uuid.uuid4().hex,
         request_key=request_key,
     )
+
+
+def default_max_log_bytes(environ: Mapping[str, str]) -> int | None:
+    """Return what the log of a job may take that says nothing of it; None for no bound."""
+    found = number(environ, "RAY_JOBS_MAX_LOG_BYTES", 0)
+    return max(int(found), MIN_MAX_LOG_BYTES) if found else None
 
 
 def leave() -> None:

@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from ray_jobs.log_files import log_name, places
+from ray_jobs.log_holes import trim
 from ray_jobs.manager.calls import patiently
+from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.manager.seats import Seat
 from ray_jobs.records import JobRecord
@@ -29,12 +31,18 @@ DISK_RETRY_S = 2.0
 
 
 class JobLogs:
-    """The log files of the jobs on this node, the head."""
+    """The log files of the jobs on this node, the head.
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
+    Args:
+        directory: The session's log folder.
+        bound: On the logs of finished jobs together; none if not given.
+    """
+
+    def __init__(self, directory: str, bound: LogBound | None = None) -> None:
+        self.directory = directory
         self.head_token = uuid.uuid4().hex
         self.shelf = LogShelf(directory)
+        self.bound = bound or LogBound(directory, None)
 
     def mark_head(self, work_dir: str) -> None:
         """Leave a token by which supervisors tell whether their node shares this node's files.
@@ -55,13 +63,15 @@ class JobLogs:
             logger.exception("Nodes can't be told that they share the head's files.")
 
     def path(self, submission_id: str) -> str:
-        return os.path.join(self._directory, log_name(submission_id))
+        return os.path.join(self.directory, log_name(submission_id))
 
     def begin(self, record: JobRecord) -> None:
         """Start the log of a new job. An earlier, deleted job's of the same id is set aside."""
         try:
             for place in places(self.path(record.submission_id)):
-                set_aside(place)
+                aside = set_aside(place)
+                if aside is not None:
+                    self.bound.renamed(os.path.basename(place), os.path.basename(aside))
         except OSError:
             logger.exception("The log of an earlier job %s is written on.", record.submission_id)
         self.shelf.count()
@@ -99,6 +109,8 @@ class JobLogs:
             try:
                 if data:
                     self._write_at(record.submission_id, record.log_base_bytes + offset, data)
+                    if record.max_log_bytes is not None:
+                        await asyncio.to_thread(self._bound, record, record.max_log_bytes)
             except OSError:
                 logger.exception("Can't copy the log of job %s.", record.submission_id)
                 if ended.done():
@@ -110,6 +122,13 @@ class JobLogs:
             offset += len(data)
             if complete:
                 return True
+
+    def _bound(self, record: JobRecord, max_bytes: int) -> None:
+        """Drop what is too much of a copy."""
+        try:
+            trim(self.path(record.submission_id), max_bytes)
+        except OSError as error:
+            logger.warning("The log of job %s can't be bounded: %s", record.submission_id, error)
 
     def _write_at(self, submission_id: str, position: int, data: bytes) -> None:
         """Write a piece to its place: a predecessor that isn't quite dead may write it too."""

@@ -47,3 +47,5 @@ class Services:
     agent_address: Callable[[str], Awaitable[str | None]]
     #: Whether a node is up, by its id.
     node_lives: Callable[[str], Awaitable[bool]]
+    #: Told of each job that has ended, by its id, once nothing is left to be done for it.
+    on_end: Callable[[str], None]

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from ray_jobs.log_files import LOG_PREFIX, SHELF
+from ray_jobs.log_files import LOG_PREFIX, SHELF, id_of_log
 from ray_jobs.supervisor.logs import set_aside
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class LogShelf:
             old = await asyncio.to_thread(self._old)
             for start in range(0, len(old), SLICE_LOGS):
                 for name in old[start : start + SLICE_LOGS]:
-                    if not is_live(_id_of(name)):
+                    if not is_live(id_of_log(name)):
                         self._move(name)
                 await asyncio.sleep(0)
         except OSError:
@@ -89,11 +89,3 @@ class LogShelf:
         set_aside(target)
         with contextlib.suppress(FileNotFoundError):
             os.rename(os.path.join(self._directory, name), target)
-
-
-def _id_of(name: str) -> str:
-    """Return the submission id of a log's name.
-
-    Not the whole of it for a log that was set aside, of which nobody writes any more.
-    """
-    return name.removeprefix(LOG_PREFIX).removesuffix(".log")

@@ -157,7 +157,10 @@ class Runner:
             self._services.pins.drop(lead.pinned)
             if self._leads.get(lead.submission_id) is lead:
                 del self._leads[lead.submission_id]
-        await self._let_env_go(lead)
+        try:
+            await self._let_env_go(lead)
+        finally:
+            self._services.on_end(lead.submission_id)
 
     async def _let_env_go(self, lead: Lead) -> None:
         held, lead.held_env = lead.held_env, None

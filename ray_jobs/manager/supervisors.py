@@ -199,6 +199,7 @@ class Supervisors:
             "log_header": f"Running entrypoint for job {record.submission_id}: "
             f"{scrubbed(record.entrypoint)}\n",
             "fresh_log": not record.on_head,
+            "max_log_bytes": record.max_log_bytes,
             "stop_requested": record.stop_requested,
             "command_prefix": built.command_prefix,
             "env_vars": built.env_vars,

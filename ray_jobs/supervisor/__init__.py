@@ -6,9 +6,9 @@ that it runs on nodes and in environments where ray_jobs isn't installed.
 
 from __future__ import annotations
 
-from ray_jobs import channel, inotify
+from ray_jobs import channel, growth, log_holes
 from ray_jobs.keeper import sockets
 from ray_jobs.supervisor import actor, logs, node
 
 #: What is shipped by value.
-MODULES = (sockets, channel, inotify, logs, node, actor)
+MODULES = (sockets, channel, growth, log_holes, logs, node, actor)

@@ -16,9 +16,10 @@ from typing import Any
 import ray
 
 from ray_jobs.channel import ChannelServer
-from ray_jobs.inotify import GrowthWatch
+from ray_jobs.growth import Growth
 from ray_jobs.keeper.sockets import listen
-from ray_jobs.supervisor.logs import last_lines, read_at, set_aside
+from ray_jobs.log_holes import trim
+from ray_jobs.supervisor.logs import last_lines, note_in_log, read_at, set_aside
 from ray_jobs.supervisor.node import (
     CONTROL_SOCKET,
     HEAD_TOKEN_FILE,
@@ -45,6 +46,10 @@ logger = logging.getLogger(__name__)
 KEEPER_START_TIMEOUT_S = 5.0
 KEEPER_RETRY_S = 0.02
 CHANNEL_BACKLOG = 8
+#: How often a bounded log is looked at, at most: it may grow over the bound by what is written in
+#: this time.
+LOG_PAUSE_S = 0.02
+A_DAY_S = 86_400.0
 
 
 class StaleEpochError(RuntimeError):
@@ -61,6 +66,10 @@ class Attempt:
         #: Set with the order to start or adopt it, which tells these two.
         self.known = asyncio.Event()
         self.log_path = ""
+        #: Bytes that the log may have, if it is bounded. Nothing is dropped from `copied` on: the
+        #: head has its copy up to there. None where the head needs none.
+        self.max_log_bytes: int | None = None
+        self.copied: int | None = None
         self.stop_env: dict[str, str] = {}
         #: A stop may come before the entrypoint has been started.
         self.stop_requested = False
@@ -69,6 +78,7 @@ class Attempt:
         self.finished = asyncio.Event()
         self.writer: asyncio.StreamWriter | None = None
         self.task: asyncio.Task[None] | None = None
+        self.bounding: asyncio.Task[None] | None = None
 
 
 class JobSupervisor:
@@ -81,6 +91,7 @@ class JobSupervisor:
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
         self._surroundings = Surroundings()
+        self._growth = Growth()
         self._listening: asyncio.Server | None = None
         self._errand: asyncio.Future[Any] | None = None
 
@@ -164,6 +175,9 @@ class JobSupervisor:
         """
         attempt = self._attempt(attempt_id)
         await attempt.finished.wait()
+        if attempt.bounding is not None:
+            # Who is told of the end finds the log within its bound: this actor may be ended then.
+            await asyncio.wait([attempt.bounding])
         if attempt.status.get("code") == 0:
             return attempt.status
         return {**attempt.status, "log_tail": last_lines(attempt.log_path)}
@@ -184,7 +198,9 @@ class JobSupervisor:
         """
         attempt = self._attempt(attempt_id)
         await attempt.known.wait()
-        with GrowthWatch(attempt.log_path) as growth:
+        if attempt.copied is not None:
+            attempt.copied = max(attempt.copied, offset)
+        with self._growth.waiter(attempt.log_path) as growth:
             ended = asyncio.ensure_future(attempt.finished.wait())
             ended.add_done_callback(lambda _: growth.wake())
             try:
@@ -251,6 +267,9 @@ class JobSupervisor:
         if not attempt.known.is_set():
             attempt.log_path = os.path.join(logs_dir(), order["log_name"])
             attempt.stop_env = order["stop_env"]
+            attempt.max_log_bytes = order["max_log_bytes"]
+            # The log of a job on the head is the head's own, without a copy.
+            attempt.copied = 0 if order["fresh_log"] else None
             attempt.known.set()
         # A new manager's order may be the first to tell of a stop that the former one recorded.
         if order["stop_requested"] and not attempt.stop_requested:
@@ -303,6 +322,8 @@ class JobSupervisor:
             await asyncio.sleep(KEEPER_RETRY_S)
         attempt.status = await self._outcome_without_keeper(attempt)
         attempt.finished.set()
+        # It may have written while nobody looked.
+        self._begin_bounding(attempt)
 
     def _follow(
         self,
@@ -314,6 +335,7 @@ class JobSupervisor:
         attempt.status = status
         attempt.writer = writer
         attempt.task = asyncio.ensure_future(self._watch_keeper(attempt, reader))
+        self._begin_bounding(attempt)
         if attempt.stop_requested:
             self._send_stop(attempt)
 
@@ -331,6 +353,34 @@ class JobSupervisor:
             if attempt.writer is not None:
                 attempt.writer.close()
             attempt.finished.set()
+
+    def _begin_bounding(self, attempt: Attempt) -> None:
+        if attempt.max_log_bytes is not None:
+            attempt.bounding = asyncio.ensure_future(
+                self._bound_log(attempt, attempt.max_log_bytes)
+            )
+
+    async def _bound_log(self, attempt: Attempt, max_bytes: int) -> None:
+        """Drop what is too much of a log while the job writes."""
+        with self._growth.waiter(attempt.log_path) as growth:
+            ended = asyncio.ensure_future(attempt.finished.wait())
+            ended.add_done_callback(lambda _: growth.wake())
+            try:
+                while True:
+                    is_over = attempt.finished.is_set()
+                    await asyncio.to_thread(trim, attempt.log_path, max_bytes, attempt.copied)
+                    if is_over:
+                        break
+                    await growth.wait(A_DAY_S)
+                    await asyncio.sleep(LOG_PAUSE_S)  # so that it isn't looked at for each line
+            except OSError as error:
+                logger.warning("%s can't be bounded: %s", attempt.log_path, error)
+                note_in_log(
+                    attempt.log_path,
+                    f"max_log_bytes has no effect: parts of this log can't be dropped ({error}).",
+                )
+            finally:
+                ended.cancel()
 
     async def _outcome_without_keeper(self, attempt: Attempt) -> dict[str, Any]:
         status = read_status(attempt.directory)

@@ -11,10 +11,16 @@ TAIL_CHARS = 20_000
 TAIL_READ_BYTES = 128 * 1024
 
 
-def set_aside(path: str) -> None:
-    """Rename the log of an earlier, deleted job with the same id: nothing is overwritten."""
+def set_aside(path: str) -> str | None:
+    """Rename the log of an earlier, deleted job with the same id: nothing is overwritten.
+
+    Returns its new path, None if there is none.
+    """
     with contextlib.suppress(FileNotFoundError):
-        os.rename(path, f"{path}.{int(os.stat(path).st_mtime * 1000)}")
+        aside = f"{path}.{int(os.lstat(path).st_mtime * 1000)}"
+        os.rename(path, aside)
+        return aside
+    return None
 
 
 def read_at(path: str, offset: int, max_bytes: int) -> bytes:
@@ -24,6 +30,12 @@ def read_at(path: str, offset: int, max_bytes: int) -> bytes:
             return file.read(max_bytes)
     except FileNotFoundError:
         return b""
+
+
+def note_in_log(path: str, text: str) -> None:
+    """Add the server's own words to a log. No-op where that can't be done."""
+    with contextlib.suppress(OSError), open(path, "ab") as file:
+        file.write(f"[ray-jobs] {text}\n".encode())
 
 
 def last_lines(path: str) -> str:

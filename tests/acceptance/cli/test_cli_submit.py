@@ -55,6 +55,22 @@ def test_it_exits_as_the_job_does(
     assert invoke("submit", "--", "true").exit_code == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("100MB", 10**8),
+        ("2 gib", 2**31),
+        ("64MiB", 2**26),
+        ("2000000", 2 * 10**6),
+        ("3m", 3 * 10**6),
+    ],
+)
+def test_sizes_of_logs(server: FakeJobServer, invoke: Invoke, text: str, expected: int) -> None:
+    result = invoke("submit", "--no-wait", "--max-log-bytes", text, "--", "true")
+    assert result.exit_code == 0, result.output
+    assert server.submissions[0]["max_log_bytes"] == expected
+
+
 def test_a_failure_is_explained_on_stderr(server: FakeJobServer, invoke: Invoke) -> None:
     server.will_end("FAILED", 7, log=b"oh no\n")
     result = invoke("submit", "--submission-id", "a", "--", "false")
@@ -142,6 +158,8 @@ def test_a_working_dir_is_packed_and_sent(
         (["--entrypoint-num-cpus", "nan"], "nan is not a number"),
         (["--entrypoint-num-gpus", "inf"], "inf is not a number"),
         (["--entrypoint-memory", "-1"], "x>=0"),
+        (["--max-log-bytes", "much"], "is not a size"),
+        (["--max-log-bytes", "-5MB"], "is not a size"),
         (["--entrypoint-resources", '{"a": "b"}'], "must hold numbers"),
         (["--entrypoint-resources", '{"a": true}'], "must hold numbers"),
         (["--entrypoint-label-selector", '{"a": 1}'], "must hold strings"),

@@ -100,9 +100,9 @@ async def test_a_log_that_is_not_in_the_page_cache(
         ThreadPoolExecutor(1) as threads,
         contextlib.closing(log_reader.LogFile(str(path), threads)) as log,
     ):
-        assert await log.read(2, 4) == b"2345"
-        assert await log.read(8, 4) == b"89"
-        assert await log.read(10, 4) == b""
+        assert await log.read(2, 4) == (0, b"2345")
+        assert await log.read(8, 4) == (0, b"89")
+        assert await log.read(10, 4) == (0, b"")
 
 
 @pytest.mark.parametrize("path", ["/api/jobs/a/logs", "/api/ray_jobs/v1/jobs/a/logs"])

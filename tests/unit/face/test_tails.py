@@ -10,9 +10,9 @@ import pytest
 from aiohttp import WSCloseCode, WSMsgType
 from ray_jobs.dashboard_module import tailing
 from ray_jobs.dashboard_module.face import Face
-from ray_jobs.dashboard_module.growth import Growth
 from ray_jobs.dashboard_module.log_reader import MAX_FRAME_BYTES
 
+from ray_jobs.growth import Growth
 from ray_jobs.log_files import SHELF
 from ray_jobs.models import JobStatus
 
@@ -57,6 +57,39 @@ class Tail:
 
 async def begin(client: Client, path: str) -> Tail:
     return Tail(await client.ws_connect(path))
+
+
+@pytest.mark.parametrize("path", [STOCK, OWN])
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_log_that_leaves_before_all_was_read(
+    client: Client, cluster: Cluster, path: str, is_replaced: bool
+) -> None:
+    """With its job, into the archive: who reads slowly must not take that for the log's end."""
+    cluster.manager.put(record("a"))
+    cluster.append("a", b"first\n")
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"first\n")
+    with cluster.log("a").open("rb") as kept:  # so that its number is nobody else's
+        cluster.log("a").unlink()
+        if is_replaced:
+            cluster.append("a", b"of another job, and longer\n")
+        cluster.manager.remove("a")
+        assert await tail.to_the_end() == WSCloseCode.OK
+        assert kept.read() == b"first\n"
+    assert tail.data == b"first\n" + tailing.LOG_HAS_LEFT
+
+
+@pytest.mark.parametrize("path", [STOCK, OWN])
+async def test_a_log_that_leaves_when_all_was_read(
+    client: Client, cluster: Cluster, path: str
+) -> None:
+    cluster.append("a", b"all of it\n")
+    cluster.manager.put(record("a", status=JobStatus.SUCCEEDED))
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"all of it\n")
+    cluster.log("a").unlink()
+    assert await tail.to_the_end() == WSCloseCode.OK
+    assert tail.data == b"all of it\n"
 
 
 @pytest.mark.parametrize("path", [STOCK, OWN])

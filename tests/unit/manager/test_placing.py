@@ -85,6 +85,7 @@ def placing(
             node_id="head",
             agent_address=cast(Any, None),
             node_lives=cast(Any, None),
+            on_end=cast(Any, None),
         )
     )
 

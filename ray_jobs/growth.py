@@ -1,7 +1,7 @@
-"""Waiting for logs to grow: one inotify instance for all tails of the face.
+"""Waiting for logs to grow: one inotify instance for all that a process waits for.
 
-An instance for each tail, as a supervisor has for its few logs, would meet the system's limit of
-128, and cost a file descriptor and a poll each.
+An instance for each would meet the system's limit of 128, and cost a file descriptor and a poll
+each. Standard library only: shipped by value to supervisors.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from ray_jobs.inotify import (
-    IN_CLOEXEC,
-    IN_CREATE,
-    IN_MODIFY,
-    IN_MOVED_TO,
-    IN_NONBLOCK,
-    IN_ONESHOT,
-)
-
+IN_MODIFY = 0x2
+IN_CREATE = 0x100
+IN_MOVED_TO = 0x80
+IN_ONESHOT = 0x80000000
+IN_NONBLOCK = os.O_NONBLOCK
+IN_CLOEXEC = 0o2000000
 _IN_Q_OVERFLOW = 0x4000
-_EVENT = struct.Struct("iIII")
+#: Not a `struct.Struct`: those can't be shipped to supervisors.
+_EVENT_FORMAT = "iIII"
+_EVENT_BYTES = struct.calcsize(_EVENT_FORMAT)
 _READ_BYTES = 64 * 1024
 #: Where inotify is missing (not Linux) or its limits are reached: this many seconds for each
 #: hundred who wait.
@@ -81,7 +80,7 @@ class GrowthWaiter:
 
 
 class Growth:
-    """What the tails of one face wait with. Needs a running event loop from the first wait on."""
+    """What all in one process wait with. Needs a running event loop from the first wait on."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -186,8 +185,8 @@ class Growth:
             return
         offset = 0
         while offset < len(data):
-            descriptor, mask, _, length = _EVENT.unpack_from(data, offset)
-            begin = offset + _EVENT.size
+            descriptor, mask, _, length = struct.unpack_from(_EVENT_FORMAT, data, offset)
+            begin = offset + _EVENT_BYTES
             name = os.fsdecode(data[begin : begin + length].rstrip(b"\0"))
             offset = begin + length
             self._on_event(descriptor, mask, name)

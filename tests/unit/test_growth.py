@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from ray_jobs.dashboard_module.growth import Growth, GrowthWaiter
 
-from tests.unit.test_inotify import watches_of_this_process
+from ray_jobs.growth import Growth, GrowthWaiter
 
 LIMIT_S = 5.0
 
@@ -20,6 +19,17 @@ async def growth() -> AsyncIterator[Growth]:
     growth = Growth()
     yield growth
     growth.close()
+
+
+def watches_of_this_process() -> int:
+    """Return how many files and folders the kernel watches for us."""
+    count = 0
+    for info in Path("/proc/self/fdinfo").iterdir():
+        try:
+            count += info.read_text().count("inotify wd:")
+        except FileNotFoundError:  # that of the listing itself
+            continue
+    return count
 
 
 async def quiet(waiter: GrowthWaiter) -> None:

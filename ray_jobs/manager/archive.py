@@ -1,0 +1,224 @@
+"""Where finished jobs are kept for good: a folder, or whatever fsspec has a URL for.
+
+Every call blocks, and belongs into a thread; any of them may be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from ray_jobs.log_holes import read_kept
+from ray_jobs.models import gap_notice
+
+#: Of a log that is copied, read at once.
+COPY_BYTES = 1024 * 1024
+#: Another disk, and file systems on which a file has one name.
+CANT_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class BadArchive(ValueError):
+    """The archive that was asked for can't be used, however often it is tried."""
+
+
+class Archive(Protocol):
+    """Files by their names, which may have slashes. What fails raises `OSError`, or anything."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file at once and for good: it is there entirely, or not at all."""
+
+    def copy(self, name: str, source: int, *, is_bounded: bool = False) -> None:
+        """Write a file from an open one.
+
+        Args:
+            is_bounded: Its middle may have been dropped (`max_log_bytes`): a line takes its place.
+        """
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file, None if there is none."""
+
+
+class FolderArchive:
+    """An archive on a disk. Files and folders are their owner's only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._new(name) as fd, open(fd, "wb", closefd=False) as file:
+            file.write(data)
+
+    def copy(self, name: str, source: int, *, is_bounded: bool = False) -> None:
+        with self._new(name) as fd, open(fd, "wb", closefd=False) as file:
+            for piece in pieces(source, is_bounded):
+                file.write(piece)
+
+    def size(self, name: str) -> int | None:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(self._root / name).st_size
+        return None
+
+    def make_folder(self, name: str) -> None:
+        """Make the folder for a file."""
+        os.makedirs((self._root / name).parent, 0o700, exist_ok=True)
+
+    def can_link(self, folder: str) -> bool:
+        """Return whether files of a folder can have a name in the archive too: by trying it."""
+        path = os.path.join(folder, f".ray_jobs_probe_{os.getpid()}")
+        probe = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._link(os.path.basename(path), probe)
+            os.unlink(self._root / os.path.basename(path))
+        except OSError as error:
+            if error.errno not in CANT_LINK:
+                raise
+            return False
+        finally:
+            os.close(probe)
+            os.unlink(path)
+        return True
+
+    def link(self, name: str, source: int) -> None:
+        """Give an open file a name in the archive, and have what it holds on the disk.
+
+        The folder must be there, and be synced when its files have their names.
+        """
+        os.fsync(source)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self._root / name), os.fstat(source)):
+                return  # by a manager that was killed then
+            os.unlink(self._root / name)
+        self._link(name, source)
+
+    def sync(self, name: str) -> None:
+        """Have the names in the folder of a file on the disk, and that of the folder."""
+        for folder in ((self._root / name).parent, (self._root / name).parent.parent):
+            sync_folder(folder)
+
+    def _link(self, name: str, source: int) -> None:
+        # By its number: its name may be another file's by now.
+        target = self._root / name
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.link(f"/proc/self/fd/{source}", target.name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    @contextlib.contextmanager
+    def _new(self, name: str) -> Iterator[int]:
+        """Give a file that gets its name once all of it is on the disk."""
+        self.make_folder(name)
+        path = self._root / name
+        part = path.with_name(f".{path.name}.part")
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            yield fd
+            os.fsync(fd)
+            os.rename(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
+        finally:
+            os.close(fd)
+        sync_folder(path.parent)
+
+
+class UrlArchive:
+    """An archive behind a URL, by fsspec. Connects when it is used first.
+
+    Raises `BadArchive` if fsspec, or what it needs for this kind of URL, isn't installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        try:
+            import fsspec
+        except ImportError:
+            raise BadArchive(
+                "a URL needs fsspec: install ray-jobs[archive] where the head node runs"
+            ) from None
+        self._fsspec = fsspec
+        try:
+            fsspec.get_filesystem_class(urlsplit(url).scheme)
+        except Exception as error:  # noqa: BLE001 - of the import of anybody's package
+            raise BadArchive(str(error)) from None
+        self._connected: tuple[Any, str] | None = None
+
+    def write(self, name: str, data: bytes) -> None:
+        files, path = self._place(name)
+        files.pipe_file(path, data)
+
+    def copy(self, name: str, source: int, *, is_bounded: bool = False) -> None:
+        files, path = self._place(name)
+        with files.open(path, "wb") as file:
+            for piece in pieces(source, is_bounded):
+                file.write(piece)
+
+    def size(self, name: str) -> int | None:
+        files, path = self._place(name)
+        with contextlib.suppress(FileNotFoundError):
+            return int(files.size(path))
+        return None
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        if self._connected is None:
+            self._connected = self._fsspec.core.url_to_fs(self._url)
+        files, root = self._connected
+        path = f"{root.rstrip('/')}/{name}"
+        # Object stores know no folders and do nothing here; others need them.
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        return files, path
+
+
+def open_archive(place: str, default: Path) -> Archive:
+    """Return the archive that was asked for.
+
+    Args:
+        place: An absolute folder, or a URL. Empty: the default.
+        default: A folder.
+
+    Raises `BadArchive`.
+    """
+    if not place:
+        return FolderArchive(default)
+    scheme = urlsplit(place).scheme
+    if scheme in ("file", "local"):
+        return FolderArchive(Path(unquote(urlsplit(place).path)))
+    if "://" in place:
+        return UrlArchive(place)
+    folder = Path(place).expanduser()
+    if not folder.is_absolute():
+        raise BadArchive("the folder must be given from the root on")
+    return FolderArchive(folder)
+
+
+def pieces(source: int, is_bounded: bool) -> Iterator[bytes]:
+    """Yield what an open log holds; a line in place of what was dropped of a bounded one."""
+    offset = 0
+    while True:
+        dropped, data = (
+            read_kept(source, offset, COPY_BYTES)
+            if is_bounded
+            else (0, os.pread(source, COPY_BYTES, offset))
+        )
+        if dropped and data:
+            yield gap_notice(dropped).encode()
+        if not data:
+            return
+        yield data
+        offset += dropped + len(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

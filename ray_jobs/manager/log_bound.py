@@ -1,0 +1,165 @@
+"""A bound on the disk space of the logs of finished jobs together: the oldest are removed.
+
+In the place of a removed log is a link to a text that says so, which every reader follows; it takes
+no space itself, as even the shortest file does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from ray_jobs.environ import number
+from ray_jobs.log_files import LOG_PREFIX, SHELF, id_of_log, log_name, places
+
+logger = logging.getLogger(__name__)
+
+#: The text, in the session's log folder.
+NOTICE = "ray_jobs_removed_log.txt"
+BLOCK_BYTES = 512  #: of `st_blocks`
+#: Removed at once on the event loop: about a millisecond.
+SLICE_LOGS = 20
+
+
+class LogBound:
+    """The logs of finished jobs on this node, the oldest end first.
+
+    Args:
+        directory: The session's log folder.
+        max_bytes: Of all of them together; None for no bound.
+    """
+
+    def __init__(self, directory: str, max_bytes: int | None) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._sizes: OrderedDict[str, int] = OrderedDict()  #: By the names of files.
+        self._total = 0
+        self._is_live: Callable[[str], bool] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, directory: str, environ: Mapping[str, str]) -> LogBound:
+        max_bytes = int(number(environ, "RAY_JOBS_MAX_LOGS_BYTES", -1))
+        return cls(directory, max_bytes if max_bytes >= 0 else None)
+
+    def open(self, skipped: Collection[str], is_live: Callable[[str], bool]) -> None:
+        """Begin: count the logs that are there. No-op where there is no bound.
+
+        Args:
+            skipped: Submission ids of jobs that run, or aren't ours.
+            is_live: Tells of a submission id whether such a job may still write to its log.
+        """
+        self._is_live = is_live
+        if self._max_bytes is not None:
+            self._task = asyncio.ensure_future(self._begin({log_name(each) for each in skipped}))
+
+    def ended(self, submission_id: str) -> None:
+        """Count the log of a job that has ended."""
+        if self._max_bytes is None:
+            return
+        name = log_name(submission_id)
+        self._drop(name)
+        for place in places(os.path.join(self._directory, name)):
+            with contextlib.suppress(FileNotFoundError):
+                self._add(name, os.lstat(place).st_blocks * BLOCK_BYTES)
+                break
+        self._look()
+
+    def forget(self, submission_ids: Iterable[str]) -> None:
+        """Don't count logs any more: they leave."""
+        for submission_id in submission_ids:
+            self._drop(log_name(submission_id))
+
+    def renamed(self, name: str, new_name: str) -> None:
+        """Note that the log of a deleted job was set aside."""
+        size = self._sizes.get(name)
+        if size is not None:
+            self._drop(name)
+            self._add(new_name, size)
+
+    def _add(self, name: str, size: int) -> None:
+        self._sizes[name] = size
+        self._total += size
+
+    def _drop(self, name: str) -> None:
+        self._total -= self._sizes.pop(name, 0)
+
+    def _look(self) -> None:
+        is_busy = self._task is not None and not self._task.done()
+        if self._max_bytes is not None and self._total > self._max_bytes and not is_busy:
+            self._task = asyncio.ensure_future(self._shrink(self._max_bytes))
+
+    async def _begin(self, skipped: set[str]) -> None:
+        assert self._max_bytes is not None
+        try:
+            found = await asyncio.to_thread(self._scan, skipped, self._max_bytes)
+        except OSError:
+            logger.exception("Can't count the logs of finished jobs.")
+            found = {}
+        # What has ended meanwhile is younger, and counted already.
+        for name in self._sizes:
+            found.pop(name, None)
+        self._total += sum(found.values())
+        self._sizes = OrderedDict({**found, **self._sizes})
+        await self._shrink(self._max_bytes)
+
+    def _scan(self, skipped: set[str], max_bytes: int) -> dict[str, int]:
+        """Return the sizes of all logs that are there, and write the text for removed ones."""
+        with open(os.path.join(self._directory, NOTICE), "w") as file:
+            file.write(
+                "[ray-jobs] The log of this job was removed: the logs of all finished jobs together"
+                f" may take {max_bytes} bytes (RAY_JOBS_MAX_LOGS_BYTES).\n"
+            )
+        ages = []
+        for folder in (self._directory, os.path.join(self._directory, SHELF)):
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+                for entry in entries:
+                    is_log = entry.name.startswith(LOG_PREFIX) and entry.name not in skipped
+                    if is_log and not entry.is_symlink():
+                        with contextlib.suppress(FileNotFoundError):
+                            size = entry.stat().st_blocks * BLOCK_BYTES
+                            ages.append((entry.stat().st_mtime_ns, entry.name, size))
+        return {name: size for _, name, size in sorted(ages)}
+
+    async def _shrink(self, max_bytes: int) -> None:
+        while self._sizes and self._total > max_bytes:
+            held: list[int] = []
+            while self._sizes and self._total > max_bytes and len(held) < SLICE_LOGS:
+                name, size = self._sizes.popitem(last=False)
+                self._total -= size
+                held += self._replace(name)
+            await asyncio.to_thread(_close, held)
+
+    def _replace(self, name: str) -> list[int]:
+        """Put the notice in the place of a log.
+
+        Returns the log itself, open: to free the space of a large one takes a while.
+        """
+        assert self._is_live is not None
+        if self._is_live(id_of_log(name)):  # a new job's: counted at its end
+            return []
+        for place in places(os.path.join(self._directory, name)):
+            try:
+                if os.path.islink(place):
+                    return []
+                fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except FileNotFoundError:
+                continue
+            link = f"{place}.link"
+            notice = os.path.join(self._directory, NOTICE)
+            try:
+                os.symlink(os.path.relpath(notice, os.path.dirname(place)), link)
+                os.rename(link, place)
+            except OSError:
+                logger.exception("Can't remove the log %s.", name)
+            return [fd]
+        return []
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

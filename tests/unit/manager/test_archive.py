@@ -1,0 +1,164 @@
+"""The archive of finished jobs: folders, and URLs by fsspec."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import stat
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from ray_jobs.log_holes import trim
+from ray_jobs.manager.archive import (
+    Archive,
+    BadArchive,
+    FolderArchive,
+    UrlArchive,
+    open_archive,
+)
+from ray_jobs.manager.archive_line import FoundLog, archive_line, archived_log
+from ray_jobs.models import JobStatus
+from ray_jobs.records import JobRecord
+
+MakeArchive = Callable[[], Archive]
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> MakeArchive:
+    name = uuid.uuid4().hex
+    places = {
+        "folder": str(tmp_path / "deep" / "archive"),
+        "file": f"file://{tmp_path}/an%20archive",
+        "memory": f"memory://bucket/{name}/",
+    }
+    return lambda: open_archive(places[request.param], tmp_path / "default")
+
+
+def test_files_are_found_again(make: MakeArchive, tmp_path: Path) -> None:
+    archive = make()
+    assert archive.size("jobs-1.jsonl") is None
+    archive.write("jobs-1.jsonl", b"{}\n")
+    archive.write("jobs-1.jsonl", b"{}\n{}\n")  # once more
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * 3_000_000)
+    for _ in range(2):
+        with log.open("rb") as file:
+            archive.copy("logs/hour/a.log", file.fileno())
+    assert make().size("jobs-1.jsonl") == 6
+    assert make().size("logs/hour/a.log") == 3_000_000
+
+
+def test_what_was_dropped_of_a_log_is_not_copied_as_zeros(
+    make: MakeArchive, tmp_path: Path
+) -> None:
+    archive = make()
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * 30_000_000)
+    trim(str(log), 1_048_576)
+    with log.open("rb") as file:
+        archive.copy("logs/hour/a.log", file.fileno(), is_bounded=True)
+        archive.copy("logs/hour/b.log", file.fileno())
+    size = archive.size("logs/hour/a.log")
+    assert size is not None
+    assert size < 1_200_000
+    assert archive.size("logs/hour/b.log") == 30_000_000
+
+
+def test_a_url_holds_what_was_written() -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    open_archive(root, Path()).write("jobs-1.jsonl", b"{}\n")
+    with fsspec.open(f"{root}/jobs-1.jsonl") as file:
+        assert file.read() == b"{}\n"
+
+
+def test_a_folder_is_its_owners_and_holds_no_pieces(tmp_path: Path) -> None:
+    archive = FolderArchive(tmp_path / "archive")
+    archive.write("jobs-1.jsonl", b"{}\n")
+    assert stat.S_IMODE((tmp_path / "archive").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "archive/jobs-1.jsonl").stat().st_mode) == 0o600
+    (tmp_path / "archive/taken").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        archive.write("taken", b"{}\n")
+    assert {each.name for each in (tmp_path / "archive").iterdir()} == {"jobs-1.jsonl", "taken"}
+
+
+def test_whether_logs_can_be_linked(tmp_path: Path) -> None:
+    archive = FolderArchive(tmp_path / "archive")
+    archive.make_folder("logs/a.log")
+    assert archive.can_link(str(tmp_path))
+    assert not archive.can_link("/dev/shm")
+    assert not list(Path("/dev/shm").glob(".ray_jobs_probe_*"))
+    assert [each.name for each in (tmp_path / "archive").iterdir()] == ["logs"]
+
+
+def test_places_that_are_no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadArchive, match="from the root"):
+        open_archive("archive", Path())
+    with pytest.raises(BadArchive, match="nothing"):
+        open_archive("nothing://bucket", Path())
+    real = builtins.__import__
+
+    def without_fsspec(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "fsspec":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_fsspec)
+    with pytest.raises(BadArchive, match=r"ray-jobs\[archive\]"):
+        UrlArchive("s3://bucket")
+
+
+def record() -> JobRecord:
+    return JobRecord(
+        submission_id="a",
+        entrypoint="fetch https://me:secret-word@host/x && echo hidden-value",
+        status=JobStatus.FAILED,
+        message="the log said hidden-value",
+        start_time=1,
+        end_time=1_764_012_467_000,
+        metadata={"key": "hidden-value"},
+        runtime_env={"env_vars": {"NAME": "hidden-value"}, "pip": ["https://t0ken@host/p"]},
+        attempt="0123",
+        entrypoint_num_cpus=2,
+    )
+
+
+def test_a_line_has_the_job_but_no_secret() -> None:
+    text = archive_line(record(), FoundLog(12), 5).decode()
+    assert text.endswith("}\n")
+    assert text.count("\n") == 1
+    for secret in ("secret-word", "hidden-value", "t0ken"):
+        assert secret not in text
+    line = json.loads(text)
+    assert line["submission_id"] == "a"
+    assert line["attempt"] == "0123"
+    assert line["status"] == "FAILED"
+    assert line["end_time"] == 1_764_012_467_000
+    assert line["entrypoint_num_cpus"] == 2
+    assert line["runtime_env"]["env_vars"] == {"NAME": "<redacted>"}
+    assert line["archived_at"] == 5
+    assert line["log"] == {"name": "logs/2025-11-24T19/0123.log", "bytes": 12, "removed": False}
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (None, None),
+        (FoundLog(0), {"name": None, "bytes": 0, "removed": False}),
+        (FoundLog(0, was_removed=True), {"name": None, "bytes": 0, "removed": True}),
+    ],
+)
+def test_a_line_without_a_log(log: FoundLog | None, expected: dict[str, Any] | None) -> None:
+    assert json.loads(archive_line(record(), log, 5))["log"] == expected
+
+
+def test_the_name_of_a_log_fits_everywhere() -> None:
+    name = archived_log(record())
+    assert name == "logs/2025-11-24T19/0123.log"
+    assert not os.path.isabs(name)

@@ -1,0 +1,145 @@
+"""The logs of finished jobs together take no more space than asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.log_files import SHELF, log_name, open_log
+from ray_jobs.manager.joblog import JobLogs
+from ray_jobs.manager.log_bound import LogBound
+from ray_jobs.models import JobStatus
+from ray_jobs.records import JobRecord
+from tests.waiting import wait_until
+
+LOG_BYTES = 100_000
+#: Room for three logs.
+MAX_BYTES = 350_000
+
+
+def write(folder: Path, submission_id: str, age: int = 0, size: int = LOG_BYTES) -> Path:
+    path = folder / log_name(submission_id)
+    path.write_bytes(os.urandom(size))
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+def content(folder: Path, submission_id: str) -> bytes:
+    fd = open_log(str(folder / log_name(submission_id)))
+    assert fd is not None
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def is_removed(folder: Path, submission_id: str) -> bool:
+    text = content(folder, submission_id)
+    assert len(text) == LOG_BYTES or b"[ray-jobs] The log of this job was removed" in text
+    return len(text) != LOG_BYTES
+
+
+async def until_removed(folder: Path, expected: set[str], among: str) -> None:
+    def found() -> bool:
+        return {each for each in among if is_removed(folder, each)} == expected
+
+    await asyncio.to_thread(wait_until, found, f"{expected} removed", 5)
+
+
+@pytest.fixture
+async def bound(tmp_path: Path) -> LogBound:
+    found = LogBound.of(str(tmp_path), {"RAY_JOBS_MAX_LOGS_BYTES": str(MAX_BYTES)})
+    found.open([], lambda _: False)
+    assert found._task is not None
+    await found._task
+    return found
+
+
+async def test_the_oldest_end_is_removed_first(bound: LogBound, tmp_path: Path) -> None:
+    for name in "abcde":
+        write(tmp_path, name)
+        bound.ended(name)
+    await until_removed(tmp_path, {"a", "b"}, "abcde")
+    assert str(MAX_BYTES).encode() in content(tmp_path, "a")
+    assert content(tmp_path, "a").count(b"\n") == 1
+
+
+async def test_logs_on_the_shelf_count_too(bound: LogBound, tmp_path: Path) -> None:
+    (tmp_path / SHELF).mkdir()
+    for name in "abcd":
+        path = write(tmp_path, name)
+        path.rename(tmp_path / SHELF / path.name)
+        bound.ended(name)
+    await until_removed(tmp_path, {"a"}, "abcd")
+
+
+async def test_what_an_earlier_manager_left_counts(tmp_path: Path) -> None:
+    (tmp_path / SHELF).mkdir()
+    for age, name in enumerate("abcdef"):
+        path = write(tmp_path, name, age)
+        if name in "ef":
+            path.rename(tmp_path / SHELF / path.name)
+    live = {"f"}
+    bound = LogBound(str(tmp_path), MAX_BYTES)
+    bound.open(live, live.__contains__)
+    await until_removed(tmp_path, {"d", "e"}, "abcdef")
+    again = LogBound(str(tmp_path), MAX_BYTES)  # links take nothing
+    again.open(live, live.__contains__)
+    assert again._task is not None
+    await again._task
+    await until_removed(tmp_path, {"d", "e"}, "abcdef")
+
+
+async def test_running_jobs_keep_their_logs(tmp_path: Path) -> None:
+    bound = LogBound(str(tmp_path), 0)
+    bound.open([], {"b"}.__contains__)
+    for name in "abc":
+        write(tmp_path, name)
+        bound.ended(name)  # "b" is the id of a new job by now
+    await until_removed(tmp_path, {"a", "c"}, "abc")
+
+
+async def test_a_new_job_of_the_id_has_a_log_of_its_own(bound: LogBound, tmp_path: Path) -> None:
+    logs = JobLogs(str(tmp_path), bound)
+    write(tmp_path, "a")
+    bound.ended("a")
+    env = {"env_vars": {"A": "b"}}
+    logs.begin(
+        JobRecord(submission_id="a", entrypoint="true", status=JobStatus.PENDING, runtime_env=env)
+    )
+    aside = next(each.name for each in tmp_path.iterdir() if each.name.endswith("0000"))
+    for name in "bcd":
+        write(tmp_path, name)
+        bound.ended(name)
+    await asyncio.to_thread(wait_until, (tmp_path / aside).is_symlink, "it is removed", 5)
+    assert b"Runtime env is setting up" in content(tmp_path, "a")
+
+
+async def test_logs_that_left_dont_count(bound: LogBound, tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path, name)
+        bound.ended(name)
+    bound.forget(["b"])
+    write(tmp_path, "d")
+    bound.ended("d")
+    await asyncio.sleep(0)
+    assert not any(is_removed(tmp_path, each) for each in "abcd")
+
+
+async def test_who_reads_a_log_reads_on(bound: LogBound, tmp_path: Path) -> None:
+    path = write(tmp_path, "a")
+    with path.open("rb") as file:
+        for name in "abcd":
+            path = write(tmp_path, name) if name != "a" else path
+            bound.ended(name)
+        await until_removed(tmp_path, {"a"}, "abcd")
+        assert len(file.read()) == LOG_BYTES
+
+
+async def test_no_bound(tmp_path: Path) -> None:
+    bound = LogBound.of(str(tmp_path), {})
+    bound.open([], lambda _: False)
+    write(tmp_path, "a")
+    bound.ended("a")
+    assert [each.name for each in tmp_path.iterdir()] == [log_name("a")]

@@ -1,0 +1,329 @@
+"""Finished jobs leave: first into the archive, then out of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import msgspec
+import pytest
+
+from ray_jobs.keeper.clock import wall_ms
+from ray_jobs.log_files import SHELF, log_name, open_log
+from ray_jobs.manager import retention as retention_module
+from ray_jobs.manager.archive import FolderArchive
+from ray_jobs.manager.finished_jobs import RetentionSettings
+from ray_jobs.manager.joblog import JobLogs
+from ray_jobs.manager.journal import Journal
+from ray_jobs.manager.retention import Retention
+from ray_jobs.models import JobStatus
+from ray_jobs.records import JobRecord
+from tests.waiting import wait_until
+
+from .memory_store import MemoryStore
+
+KEPT_JOBS = 2
+
+
+@dataclasses.dataclass
+class Manager:
+    """What a manager has of all this."""
+
+    store: MemoryStore
+    journal: Journal
+    logs: JobLogs
+    retention: Retention
+
+    async def close(self) -> None:
+        await self.retention.close()
+        await self.journal.close()
+
+    async def run(self, submission_id: str, log: str | None = None) -> JobRecord:
+        """Have a job run and end."""
+        record = new_record(submission_id)
+        assert await self.journal.create(record)
+        self.logs.begin(record)
+        if log is not None:
+            Path(self.logs.path(submission_id)).write_text(log)
+        ended = await self.journal.update(
+            submission_id,
+            lambda each: msgspec.structs.replace(
+                each, status=JobStatus.SUCCEEDED, end_time=wall_ms()
+            ),
+        )
+        assert ended is not None
+        self.retention.ended(ended)
+        return ended
+
+    async def until_left(self, *submission_ids: str) -> None:
+        await until(lambda: not any(each in self.store.records for each in submission_ids))
+
+
+def new_record(submission_id: str) -> JobRecord:
+    return JobRecord(
+        submission_id=submission_id,
+        entrypoint="true",
+        status=JobStatus.PENDING,
+        start_time=1,
+        attempt=uuid.uuid4().hex,
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    await asyncio.to_thread(wait_until, condition, "what the test waits for", 10)
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention_module, "GATHER_S", 0.0)
+    monkeypatch.setattr(retention_module, "FIRST_RETRY_S", 0.01)
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    managers: list[Manager] = []
+    (tmp_path / "logs").mkdir()
+
+    async def begin(
+        archive: str = "", store: MemoryStore | None = None, most_jobs: int = KEPT_JOBS
+    ) -> Manager:
+        store = store or MemoryStore()
+        journal = Journal(store, await store.claim_epoch(), on_superseded=lambda: None)
+        records = await store.load()
+        journal.seed(records)
+        logs = JobLogs(str(tmp_path / "logs"))
+        settings = RetentionSettings(most_jobs=most_jobs, archive=archive)
+        retention = Retention(settings, journal, logs, tmp_path / "archive")
+        retention.open(records)
+        managers.append(Manager(store, journal, logs, retention))
+        return managers[-1]
+
+    yield begin
+    for manager in managers:
+        await manager.close()
+
+
+def archived(tmp_path: Path) -> list[dict[str, Any]]:
+    """Return all lines of the archive."""
+    found = []
+    for path in sorted((tmp_path / "archive").glob("*.jsonl")):
+        found += [json.loads(line) for line in path.read_text().splitlines()]
+    return found
+
+
+def ids(lines: Sequence[dict[str, Any]]) -> list[str]:
+    return [line["submission_id"] for line in lines]
+
+
+async def test_the_oldest_leave_with_their_logs(start: Start, tmp_path: Path) -> None:
+    manager = await start()
+    for name in "abcde":
+        await manager.run(name, log=f"log of {name}")
+    await manager.until_left("a", "b", "c")
+    lines = archived(tmp_path)
+    assert sorted(ids(lines)) == ["a", "b", "c"]
+    for line in lines:
+        text = f"log of {line['submission_id']}"
+        assert (tmp_path / "archive" / line["log"]["name"]).read_text() == text
+        assert line["log"]["bytes"] == len(text)
+        assert open_log(manager.logs.path(line["submission_id"])) is None
+    assert set(manager.store.records) == {"d", "e"}
+    assert Path(manager.logs.path("d")).read_text() == "log of d"
+
+
+async def test_logs_in_all_places(start: Start, tmp_path: Path) -> None:
+    manager = await start(most_jobs=0)
+    (tmp_path / "logs" / SHELF).mkdir()
+    (tmp_path / "logs" / SHELF / log_name("shelved")).write_text("old")
+    for name in ("shelved", "without"):
+        await manager.run(name)
+    (tmp_path / "logs" / SHELF / log_name("shelved")).write_text("old")
+    await manager.run("empty", log="")
+    await manager.until_left("shelved", "without", "empty")
+    logs = {line["submission_id"]: line["log"] for line in archived(tmp_path)}
+    assert logs["without"] is None
+    assert logs["empty"] == {"name": None, "bytes": 0, "removed": False}
+    left = [each.name for each in (tmp_path / "logs").rglob("*.log")]
+    assert left == []
+
+
+async def test_another_device(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FolderArchive, "can_link", lambda self, folder: False)
+    manager = await start(most_jobs=0)
+    for number in range(120):
+        await manager.run(f"job-{number}", log=str(number))
+    await manager.until_left(*(f"job-{number}" for number in range(120)))
+    lines = archived(tmp_path)
+    assert len(lines) == 120
+    for line in lines:
+        log = tmp_path / "archive" / line["log"]["name"]
+        assert f"job-{log.read_text()}" == line["submission_id"]
+    assert list((tmp_path / "logs").glob("*.log")) == []
+
+
+async def test_a_url(start: Start) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    manager = await start(root, most_jobs=0)
+    for name in "abc":
+        await manager.run(name, log=f"log of {name}")
+    await manager.until_left(*"abc")
+    files = fsspec.filesystem("memory")
+    lines = []
+    for path in files.glob(f"{root}/*.jsonl"):
+        lines += [json.loads(line) for line in files.cat_file(path).splitlines()]
+    assert sorted(ids(lines)) == ["a", "b", "c"]
+    for line in lines:
+        text = files.cat_file(f"{root}/{line['log']['name']}").decode()
+        assert text == f"log of {line['submission_id']}"
+
+
+async def test_an_id_may_be_used_again(start: Start, tmp_path: Path) -> None:
+    manager = await start(most_jobs=0)
+    for number in range(3):
+        await manager.run("same", log=f"number {number}")
+        await manager.until_left("same")
+    lines = archived(tmp_path)
+    assert ids(lines) == ["same"] * 3
+    texts = {(tmp_path / "archive" / line["log"]["name"]).read_text() for line in lines}
+    assert texts == {"number 0", "number 1", "number 2"}
+
+
+async def test_a_broken_archive_loses_nothing(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "archive").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        manager = await start(most_jobs=0)
+        for name in "abc":
+            await manager.run(name, log=name)
+        await asyncio.sleep(0.2)
+        assert set(manager.store.records) == set("abc")
+        assert Path(manager.logs.path("a")).read_text() == "a"
+        assert sum("fails" in each.message for each in caplog.records) == 1
+        (tmp_path / "archive").unlink()
+        await manager.until_left(*"abc")
+        assert sum("works again" in each.message for each in caplog.records) == 1
+    assert sorted(ids(archived(tmp_path))) == ["a", "b", "c"]
+
+
+async def test_a_store_that_fails_loses_nothing(start: Start, tmp_path: Path) -> None:
+    manager = await start(most_jobs=0)
+    await manager.run("a", log="a")
+    manager.store.failures = 3
+    await manager.until_left("a")
+    assert ids(archived(tmp_path)) == ["a"]
+
+
+async def test_a_manager_that_dies_in_between(start: Start, tmp_path: Path) -> None:
+    """The lines are in the archive, and the log, but the store has the job yet.
+
+    As long as it is listed, its log is read.
+    """
+    first = await start(most_jobs=0)
+    await first.run("a", log="log of a")
+    first.store.open.clear()  # no write comes to its end any more
+    await until(lambda: bool(list((tmp_path / "archive").glob("logs/*/*.log"))))
+    await until(lambda: first.store.waiting > 0)
+    assert Path(first.logs.path("a")).read_text() == "log of a"
+    await first.close()
+    assert "a" in first.store.records
+    first.store.open.set()
+    await asyncio.sleep(0.01)
+    second = await start(store=first.store, most_jobs=0)
+    await second.until_left("a")
+    lines = archived(tmp_path)
+    assert len({(each["submission_id"], each["attempt"], each["end_time"]) for each in lines}) == 1
+    assert len(lines) == 2
+    assert {each["log"]["name"] for each in lines} == {lines[0]["log"]["name"]}
+    assert {each["log"]["bytes"] for each in lines} == {8}
+    assert (tmp_path / "archive" / lines[0]["log"]["name"]).read_text() == "log of a"
+    await until(lambda: open_log(second.logs.path("a")) is None)
+
+
+async def test_a_new_job_of_the_id_keeps_its_log(start: Start, tmp_path: Path) -> None:
+    """It comes as soon as the id is free."""
+    manager = await start(most_jobs=0)
+    for number in range(20):
+        await manager.run("a", log=f"old {number}")
+        while manager.journal.get("a") is not None:  # noqa: ASYNC110 - at that very moment
+            await asyncio.sleep(0)
+        new = new_record("a")
+        assert await manager.journal.create(new)
+        manager.logs.begin(new)
+        Path(manager.logs.path("a")).write_text(f"new {number}")
+        await asyncio.sleep(0.01)
+        assert Path(manager.logs.path("a")).read_text() == f"new {number}"
+        await manager.journal.delete(new)
+
+
+async def test_a_job_that_takes_the_id_meanwhile_keeps_its_log(
+    start: Start, tmp_path: Path
+) -> None:
+    """While the archive fails, the job is deleted and its id used again."""
+    (tmp_path / "archive").write_text("a file where the folder should be")
+    manager = await start(most_jobs=0)
+    old = await manager.run("a", log="old")
+    await asyncio.sleep(0.05)
+    await manager.journal.delete(old)
+    manager.retention.deleted(old)
+    new = new_record("a")
+    assert await manager.journal.create(new)
+    manager.logs.begin(new)
+    Path(manager.logs.path("a")).write_text("new")
+    (tmp_path / "archive").unlink()
+    await manager.run("b", log="b")
+    await manager.until_left("b")
+    assert manager.store.records["a"].attempt == new.attempt
+    assert Path(manager.logs.path("a")).read_text() == "new"
+
+
+async def test_jobs_of_rays_own_server_stay(start: Start) -> None:
+    store = MemoryStore()
+    for name, foreign in (("ours", False), ("rays", True)):
+        store.records[name] = msgspec.structs.replace(
+            new_record(name), status=JobStatus.FAILED, end_time=1, foreign=foreign
+        )
+    manager = await start(store=store, most_jobs=0)
+    await manager.until_left("ours")
+    assert set(store.records) == {"rays"}
+
+
+async def test_a_place_that_is_none_removes_nothing(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = await start("nothing://me:secret@bucket", most_jobs=0)
+    await manager.run("a")
+    await until(lambda: bool(caplog.records))
+    await manager.run("b")
+    assert "All finished jobs are kept" in caplog.text
+    assert "secret" not in caplog.text
+    assert set(manager.store.records) == {"a", "b"}
+
+
+async def test_large_records_are_in_several_files(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention_module, "FILE_BYTES", 1000)
+    store = MemoryStore()
+    names = {f"job-{number}" for number in range(30)}
+    for name in names:
+        store.records[name] = msgspec.structs.replace(
+            new_record(name), status=JobStatus.SUCCEEDED, end_time=1
+        )
+    manager = await start(store=store, most_jobs=0)
+    await manager.until_left(*names)
+    assert set(ids(archived(tmp_path))) == names
+    assert len(archived(tmp_path)) == 30
+    assert len(list((tmp_path / "archive").glob("*.jsonl"))) > 5
