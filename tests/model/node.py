@@ -271,13 +271,20 @@ class Node:
 
 
 class Growth:
-    """`GrowthWatch` on the node of the process that looks."""
+    """`Growth` on the node of the process that looks."""
 
-    def __init__(self, path: str) -> None:
+    def waiter(self, path: str) -> GrowthWaiter:
+        return GrowthWaiter()
+
+
+class GrowthWaiter:
+    """Waits for any log of the node."""
+
+    def __init__(self) -> None:
         self._node: Node = PROCESS.get().node
         self._woken = asyncio.Event()
 
-    def __enter__(self) -> Growth:
+    def __enter__(self) -> GrowthWaiter:
         return self
 
     def __exit__(self, *_: object) -> None:

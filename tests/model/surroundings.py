@@ -49,7 +49,7 @@ def here() -> Node:
 class Logs(joblog.JobLogs):
     """The logs of the head, in memory."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, bound: Any = None) -> None:
         super().__init__(directory)
         self._files = here().logs
 
@@ -60,13 +60,14 @@ class Logs(joblog.JobLogs):
         self._files.pop(self.path(record.submission_id), None)
 
     def append(self, submission_id: str, text: str) -> None:
-        self._append_bytes(submission_id, text.encode())
+        here().write_log(self.path(submission_id), text.encode())
 
     def size(self, submission_id: str) -> int:
         return len(self._files.get(self.path(submission_id), b""))
 
-    def _append_bytes(self, submission_id: str, data: bytes) -> None:
-        here().write_log(self.path(submission_id), data)
+    def _write_at(self, submission_id: str, position: int, data: bytes) -> None:
+        known = self.size(submission_id) - position
+        here().write_log(self.path(submission_id), data[max(0, known) :])
 
 
 async def _connect_to_zygote(source: str) -> Any:
@@ -103,7 +104,7 @@ def _of_node() -> dict[str, Any]:
         "logs_dir": lambda: LOGS_DIR,
         "work_dir": lambda: WORK_DIR,
         "read_text": lambda path: here().logs.get("head-token", b"").decode(),
-        "GrowthWatch": Growth,
+        "Growth": Growth,
         "read_at": lambda path, start, size: here().logs.get(path, b"")[start : start + size],
         "last_lines": lambda path: "",
         "set_aside": lambda path: here().logs.pop(path, None),
