@@ -13,10 +13,11 @@ import sys
 import time
 
 from ray_jobs import _ray
+from ray_jobs.claims import KV_NAMESPACE
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord, encode_record, mirror_json
-from ray_jobs.store import KV_NAMESPACE, RECORD_PREFIX
+from ray_jobs.store import RECORD_PREFIX
 
 #: Writes on their way at once.
 MAX_WRITING = 64

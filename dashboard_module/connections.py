@@ -93,24 +93,21 @@ class Connections:
     async def listen(
         self,
         runner: aiohttp.web.AppRunner,
-        host: str,
-        port: int,
+        listener: socket.socket,
         *,
         tls: ssl.SSLContext | None = None,
     ) -> asyncio.Server:
-        """Begin to accept connections. Raises OSError. The caller closes the server."""
+        """Begin to accept connections to a bound socket. Raises OSError. The caller closes."""
         assert runner.server is not None
         make_handler = runner.server
         server = await asyncio.get_running_loop().create_server(
             lambda: _Door(make_handler, self._turn_away),
-            host,
-            port,
+            sock=listener,
             ssl=tls,
             backlog=ACCEPTED_AT_ONCE,
         )
-        for listener in server.sockets:
-            with socket.socket(fileno=os.dup(listener.fileno())) as same:
-                same.listen(BACKLOG)
+        with socket.socket(fileno=os.dup(listener.fileno())) as same:
+            same.listen(BACKLOG)
         return server
 
     async def sweep(self, runner: aiohttp.web.AppRunner) -> None:

@@ -17,6 +17,7 @@ import ray
 
 from ray_jobs import _ray
 from ray_jobs.errors import RayJobsError, ServerUnreachable
+from ray_jobs.handover import runs
 
 from .connections import KEEPALIVE_TIMEOUT_S, Connections, log_malformed_requests_briefly
 from .face import Face
@@ -50,10 +51,11 @@ class GatewayError(RayJobsError):
 
 
 def serve(
+    listeners: Sequence[socket.socket],
+    tell_ready: Callable[[int | None], None],
     *,
     address: str,
     host: str,
-    port: int,
     insecure: bool = False,
     tls_cert: str | None = None,
     tls_key: str | None = None,
@@ -63,6 +65,9 @@ def serve(
     """Serve the jobs API of the cluster at `address` until SIGTERM or SIGINT. Blocking.
 
     Args:
+        listeners: Bound sockets. They listen once it is known that the gateway may serve there.
+        tell_ready: Called with the raylet's pid once connections are accepted.
+        host: Where the sockets are bound.
         allowed_hosts: Names in `Host` that are taken beside this machine's own.
         redact_always: Keep secrets from everyone, not from browsers only.
 
@@ -98,7 +103,7 @@ def serve(
         allowed_hosts=allowed_hosts,
         redact_always=redact_always,
     )
-    asyncio.run(_serve(guard, host, port, tls_context(tls_cert, tls_key)))
+    asyncio.run(_serve(guard, listeners, tell_ready, tls_context(tls_cert, tls_key)))
 
 
 def gcs_address(address: str) -> str:
@@ -122,7 +127,12 @@ def probe(address: str) -> None:
             pass
 
 
-async def _serve(guard: Guard, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def _serve(
+    guard: Guard,
+    listeners: Sequence[socket.socket],
+    tell_ready: Callable[[int | None], None],
+    tls: ssl.SSLContext | None,
+) -> None:
     face = make_face(guard)
     app = make_app(face, guard)
     log_malformed_requests_briefly()
@@ -132,39 +142,39 @@ async def _serve(guard: Guard, host: str, port: int, tls: ssl.SSLContext | None)
         app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_TIMEOUT_S
     )
     await runner.setup()
-    try:
-        server = await connections.listen(runner, host, port, tls=tls)
-    except OSError as error:
-        await runner.cleanup()
-        raise GatewayError(f"Can't listen on {host}:{port}: {error.strerror}.") from None
     await face.start()
-    sweeping = asyncio.ensure_future(connections.sweep(runner))
-    bound_port = server.sockets[0].getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    url = f"{'https' if tls else 'http'}://{shown}:{bound_port}"
-    print(f"ray-jobs gateway listening on {url}", flush=True)
     try:
-        await until_told_to_end()
+        servers = [await connections.listen(runner, each, tls=tls) for each in listeners]
+    except OSError as error:
+        await face.close()
+        await runner.cleanup()
+        where = "{}:{}".format(*listeners[0].getsockname()[:2])
+        raise GatewayError(f"Can't listen on {where}: {error.strerror}.") from None
+    sweeping = asyncio.ensure_future(connections.sweep(runner))
+    raylet = _ray.raylet_pid()
+    tell_ready(raylet)
+    try:
+        await until_told_to_end(raylet)
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         sweeping.cancel()
         await face.close()
         await runner.cleanup()
         await guard.close()
 
 
-async def until_told_to_end() -> None:
+async def until_told_to_end(raylet: int | None) -> None:
     """Return on SIGTERM or SIGINT, or when this node's raylet is gone."""
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
-    raylet = _ray.raylet_pid()
     while not end.is_set():
         try:
             await asyncio.wait_for(end.wait(), NODE_CHECK_S)
         except asyncio.TimeoutError:
-            if raylet is not None and not os.path.exists(f"/proc/{raylet}"):
+            if raylet is not None and not runs(raylet):
                 logger.warning("The cluster is gone; leaving.")
                 return
 
@@ -181,7 +191,7 @@ def make_face(guard: Guard) -> Face:
             ray_version=ray.__version__,
             ray_commit=ray.__commit__,
         ),
-        manager=RayManager(connect=lambda: None, beside_ray=True),
+        manager=RayManager(kv, connect=lambda: None, beside_ray=True),
         store=RayStore(kv),
         drivers=RayDrivers(None, gcs_address),
         packages=packages(guard.settings, kv, gcs_address),

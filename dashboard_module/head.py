@@ -68,7 +68,7 @@ class RayJobsHead(DashboardHeadModule):  # type: ignore[misc]
                 ray_commit=ray.__commit__,
             ),
             manager=RayManager(
-                connect=lambda: _ray.connect_in_thread(self.gcs_address), beside_ray=False
+                kv, connect=lambda: _ray.connect_in_thread(self.gcs_address), beside_ray=False
             ),
             store=RayStore(kv),
             drivers=RayDrivers(gcs_client, self.gcs_address),

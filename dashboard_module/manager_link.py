@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from ray.exceptions import RayActorError, RayError
 
 from ray_jobs import _ray
 from ray_jobs.channel import CallFailed, Channel
+from ray_jobs.claims import VERSION, Claim, latest_claim
 from ray_jobs.errors import ServerNotReady
+from ray_jobs.kv import KeyValueStore
 from ray_jobs.manager.actor import ACTOR_NAME, MAX_CONCURRENCY, JobManager
 from ray_jobs.manager.face_channel import connect_to_manager
 from ray_jobs.manager.supervisors import HEAD_RESOURCE, HEAD_RESOURCE_SHARE
@@ -25,17 +28,22 @@ logger = logging.getLogger(__name__)
 #: How long a call waits for a manager that is being restarted, before the client gets a 503.
 CALL_TIMEOUT_S = 60.0
 RETRY_AFTER_S = 1
+#: How long a replaced manager may keep its name, and how often is looked, in seconds.
+NAME_TIMEOUT_S = 15.0
+NAME_RETRY_S = 0.05
 
 
 class RayManager:
     """`ManagerPort` by way of Ray.
 
     Args:
+        kv: The cluster's.
         connect: Connects this process to the cluster. Blocking.
         beside_ray: Ray's own job server is in use too: its jobs are to be followed.
     """
 
-    def __init__(self, connect: Callable[[], None], *, beside_ray: bool) -> None:
+    def __init__(self, kv: KeyValueStore, connect: Callable[[], None], *, beside_ray: bool) -> None:
+        self._kv = kv
         self._connect = connect
         self._beside_ray = beside_ray
         self._channel: Channel | None = None
@@ -45,25 +53,36 @@ class RayManager:
         self._lock = asyncio.Lock()
 
     async def attach(self, create: bool) -> bool:
-        """Find the manager, or start it if `create`. Returns whether there is one."""
+        """Find the manager, or start it if `create`. Returns whether there is one.
+
+        One of an earlier version is replaced. Where there was one there will be one again.
+        """
         if self._handle is not None:
             return True
         async with self._lock:
             if self._handle is None:
                 with cluster_trouble():
-                    self._handle = await asyncio.to_thread(self._find, create)
+                    claim = await latest_claim(self._kv)
+                    self._handle = await asyncio.to_thread(self._find, create, claim)
+                self._hang_up()  # it may be another manager's channel
         return self._handle is not None
 
-    def _find(self, create: bool) -> Any:
+    def _find(self, create: bool, claim: Claim | None) -> Any:
         if not self._connected:
             self._connect()
             self._connected = True
-        if create:
+        manager = find_manager()
+        if manager is not None and claim is not None and is_outdated(manager, claim):
+            logger.warning("The manager of version %s gives way to %s.", claim.version, VERSION)
+            return replace_manager(manager)
+        if manager is None and (create or claim is not None):
             return start_manager()
-        try:
-            return ray.get_actor(ACTOR_NAME, namespace=_ray.NAMESPACE)
-        except ValueError:
-            return None
+        return manager
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.abort()
+            self._channel = None
 
     async def submit(self, request_json: bytes, request_key: str) -> bytes:
         return await self._call("submit", request_json, request_key)
@@ -92,17 +111,49 @@ class RayManager:
             raise not_ready(error) from None
 
     async def _call_somehow(self, method: str, *args: Any) -> bytes:
+        handle = self._handle  # another call may forget it meanwhile
+        if handle is None:
+            raise CallFailed("The manager has died.")
         try:
             async with self._connecting:
                 if self._channel is None or not self._channel.is_open:
-                    self._channel = await connect_to_manager(work_dir())
+                    self._channel = await connect_to_manager(work_dir(), _ray.actor_id(handle))
                 channel = self._channel
             answer: bytes = await channel.call(method, *args)
         except OSError as error:
             logger.info("The manager is called as an actor: %s", error)
-            call = getattr(self._handle, method).options(max_task_retries=-1)
+            call = getattr(handle, method).options(max_task_retries=-1)
             answer = await call.remote(*args)
         return answer
+
+
+def find_manager() -> Any | None:
+    """Return the cluster's JobManager, or None. Blocking."""
+    try:
+        return ray.get_actor(ACTOR_NAME, namespace=_ray.NAMESPACE)
+    except ValueError:
+        return None
+
+
+def is_outdated(manager: Any, claim: Claim) -> bool:
+    """Return whether a manager, by its claim, is of a version before this one.
+
+    The claim of another says nothing of it: it has just been started, and has claimed nothing yet.
+    """
+    return claim.actor_id == _ray.actor_id(manager) and claim.gives_way_to(VERSION)
+
+
+def replace_manager(manager: Any) -> Any:
+    """End a manager and start another, or return the one that somebody else started. Blocking."""
+    old = _ray.actor_id(manager)
+    ray.kill(manager, no_restart=True)
+    deadline = time.monotonic() + NAME_TIMEOUT_S
+    while True:
+        successor = start_manager()
+        if _ray.actor_id(successor) != old or time.monotonic() > deadline:
+            return successor
+        # Ray frees the name of a dead actor in a moment, and tells nobody when.
+        time.sleep(NAME_RETRY_S)
 
 
 def start_manager() -> Any:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from ray_jobs.claims import EPOCH_PREFIX, KV_NAMESPACE
 from ray_jobs.kv import KeyValueStore, put_if_absent, together
 from ray_jobs.kv import Superseded as Superseded
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE, Mirror, mirror_key
@@ -19,9 +20,9 @@ from ray_jobs.records import JobRecord, decode_record, encode_record, from_mirro
 
 logger = logging.getLogger(__name__)
 
-KV_NAMESPACE = b"ray_jobs"
 RECORD_PREFIX = "job:"
-EPOCH_PREFIX = "epoch:"
+#: What is kept with an epoch that nobody says more of. Not empty: empty values can't be told from
+#: none.
 CLAIMED = b"claimed"
 #: Of the epochs before the current one, this many are kept in the KV, against a slow predecessor.
 KEPT_EPOCHS = 4
@@ -71,11 +72,14 @@ class KvStore:
     """`JobStore` in the cluster's internal KV: jobs live and die with the cluster.
 
     A second copy of each record, in the form of Ray's own, is what Ray's tools read: the `mirror`.
-    `mirror_fields` are those that the installed Ray knows.
+    `mirror_fields` are those that the installed Ray knows. `claim` is kept with the epoch.
     """
 
-    def __init__(self, kv: KeyValueStore, mirror_fields: frozenset[str]) -> None:
+    def __init__(
+        self, kv: KeyValueStore, mirror_fields: frozenset[str], claim: bytes = CLAIMED
+    ) -> None:
         self._kv = kv
+        self._claim = claim
         self._epoch = 0
         self._checked_at = -FENCE_S
         self.mirror = Mirror(kv, mirror_fields, self.check_epoch)
@@ -86,7 +90,7 @@ class KvStore:
             taken = [int(key.removeprefix(EPOCH_PREFIX)) for key in keys]
             epoch = max(taken, default=0) + 1
             claimed = await self._kv.put(
-                KV_NAMESPACE, f"{EPOCH_PREFIX}{epoch}", CLAIMED, overwrite=False
+                KV_NAMESPACE, f"{EPOCH_PREFIX}{epoch}", self._claim, overwrite=False
             )
             if claimed:
                 break

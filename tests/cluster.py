@@ -54,6 +54,11 @@ class Cluster:
     def logs_dir(self) -> Path:
         return self.folder / "session_latest" / "logs"
 
+    @property
+    def nodes(self) -> list[subprocess.Popen[bytes]]:
+        """The commands that started the nodes, and look after them."""
+        return self._nodes
+
     def start(
         self,
         *,

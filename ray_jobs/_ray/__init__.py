@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import threading
 from typing import Any
@@ -22,6 +23,8 @@ from ray_jobs._ray.gcs import put_package_from_outside as put_package_from_outsi
 from ray_jobs._ray.job_table import DriverRow as DriverRow
 from ray_jobs._ray.job_table import driver_rows as driver_rows
 from ray_jobs._ray.job_table import driver_updates as driver_updates
+
+logger = logging.getLogger(__name__)
 
 #: Drivers in namespaces with this prefix are not shown as jobs and don't count as activity.
 INTERNAL_NAMESPACE_PREFIX = "_ray_internal_"
@@ -156,6 +159,12 @@ def raylet_pid() -> int | None:
     return None
 
 
+def actor_id(handle: Any) -> str:
+    """Return the id of an actor, as its own runtime context tells it. Public API is missing."""
+    found: str = handle._actor_id.hex()
+    return found
+
+
 def is_head_node() -> bool:
     """Return whether this process runs on the head node."""
     node_id = ray.get_runtime_context().get_node_id()
@@ -166,8 +175,13 @@ def is_head_node() -> bool:
 
 
 def node_lives(node_id: str) -> bool:
-    """Return whether a node is up, as far as the GCS knows. Blocking."""
-    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+    """Return whether a node is up, as far as is known: only the GCS's word counts. Blocking."""
+    try:
+        nodes = ray.nodes()
+    except ray.exceptions.RayError:
+        logger.exception("The GCS doesn't tell which nodes are up.")
+        return True
+    return any(node["NodeID"] == node_id and node["Alive"] for node in nodes)
 
 
 def normalised_runtime_env(runtime_env: dict[str, Any]) -> dict[str, Any]:

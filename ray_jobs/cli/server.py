@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ray_jobs.cli.guard import debug_wanted
 from ray_jobs.cli.options import (
     Connection,
     address_from_environment,
@@ -48,8 +49,11 @@ def require_ray() -> None:
     " Repeatable.",
 )
 @click.option("--redact", is_flag=True, help="Show nobody the values of env_vars.")
+@click.option("--handover", hidden=True, help="Of the watcher, to the process that serves.")
 @debug_option
+@click.pass_context
 def serve(
+    ctx: click.Context,
     address: str,
     host: str,
     port: int,
@@ -58,26 +62,41 @@ def serve(
     tls_key: str | None,
     allowed_hosts: tuple[str, ...],
     redact: bool,
+    handover: str | None,
 ) -> None:
     """Serve the jobs API beside a running cluster, until interrupted.
 
-    For a cluster whose dashboard can't be restarted or changed. Run it on the head node.
+    For a cluster whose dashboard can't be restarted or changed. Run it on the head node. A process
+    of its own serves; if it dies it is started anew. It ends with the cluster.
     """
+    if handover is not None:
+        _serve_watched(handover)
+        return
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together.")
     require_ray()
+    from ray_jobs.cli import watcher
+
+    options = {
+        "address": address,
+        "host": host,
+        "insecure": insecure,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "allowed_hosts": allowed_hosts,
+        "redact_always": redact,
+    }
+    ctx.exit(watcher.watch(host, port, options, debug=debug_wanted(ctx)))
+
+
+def _serve_watched(handover: str) -> None:
+    from ray_jobs.handover import Handover
+
+    handed = Handover.decoded(handover)
+    handed.die_with_watcher()
     from ray_jobs.dashboard_module.gateway import serve as serve_gateway
 
-    serve_gateway(
-        address=address,
-        host=host,
-        port=port,
-        insecure=insecure,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        allowed_hosts=allowed_hosts,
-        redact_always=redact,
-    )
+    serve_gateway(handed.sockets(), handed.tell_ready, **handed.options)
 
 
 @click.group()
@@ -108,6 +127,19 @@ def disable(force: bool, address: str | None) -> None:
     from ray_jobs.plugin import disable as disable_plugin
 
     click.echo(disable_plugin(force=force, address=address))
+
+
+@plugin.command("watch")
+@click.option("--gcs-address", metavar="HOST:PORT", help="Of the cluster, where several run here.")
+@debug_option
+def plugin_watch(gcs_address: str | None) -> None:
+    """Start Ray's dashboard anew whenever it dies, until its node is stopped or you interrupt.
+
+    Ray doesn't do that: a dashboard that died stays away. Run it on the head node.
+    """
+    from ray_jobs.dashboard_watch import watch as watch_dashboard
+
+    watch_dashboard(gcs_address)
 
 
 @plugin.command("status")

@@ -18,6 +18,7 @@ import msgspec
 import ray
 
 from ray_jobs import _ray
+from ray_jobs.claims import VERSION, Claim
 from ray_jobs.environ import number
 from ray_jobs.errors import (
     InvalidRequest,
@@ -29,7 +30,7 @@ from ray_jobs.errors import (
 from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.face_channel import serve_faces
 from ray_jobs.manager.finished_jobs import RetentionSettings
-from ray_jobs.manager.foreign import ForeignJobs
+from ray_jobs.manager.foreign import START_INTEREST_S, ForeignJobs
 from ray_jobs.manager.intake import Intake
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
@@ -97,7 +98,18 @@ class JobManager:
         await self._until_ready()
         if beside_ray:
             self._foreign.expect_more()
+        if epoch == 0:
+            self._look_at_what_rays_server_did()
         return encode_message(await self._journal.changes(epoch, since, timeout_s))
+
+    def _look_at_what_rays_server_did(self) -> None:
+        """For a face that has just started: Ray's own server may have served in its place.
+
+        It marks jobs of the pool FAILED, which it doesn't find; and has had jobs of its own.
+        """
+        self._foreign.expect_more(START_INTEREST_S)
+        live = [record for record in self._journal.records() if record.is_live]
+        self._spawn(self._store.mirror.repair(live, self._journal.staying))
 
     async def recover(self) -> None:
         """Take over the jobs that are there. No-op when it is done."""
@@ -124,7 +136,8 @@ class JobManager:
         try:
             await until_done(self._begin)
             calls = (self.submit, self.stop, self.delete, self.changes)
-            await serve_faces({call.__name__: call for call in calls}, work_dir())
+            methods = {call.__name__: call for call in calls}
+            await serve_faces(methods, work_dir(), ray.get_runtime_context().get_actor_id())
             self._accepts.set()
             await until_done(self._take_over)
             self._is_ready.set()
@@ -134,7 +147,9 @@ class JobManager:
     async def _begin(self) -> None:
         """Claim the epoch and learn which ids are taken: enough to record others' jobs."""
         self._kv = _ray.Kv()
-        store = KvStore(self._kv, _ray.mirror_fields())
+        actor_id = ray.get_runtime_context().get_actor_id()
+        claim = Claim(VERSION, actor_id)
+        store = KvStore(self._kv, _ray.mirror_fields(), claim.encoded())
         epoch = await store.claim_epoch()
         self._earlier = await store.ids()
         self._logs = JobLogs(_ray.logs_dir(), LogBound.of(_ray.logs_dir(), os.environ))
@@ -175,10 +190,11 @@ class JobManager:
         environments = Environments(_ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log())
         pool = Pool(maker, PoolSettings.of(os.environ, _ray.node_memory_bytes()))
         members: dict[str, Member] = {}
-        for supervisor, attempts in found:
+        for supervisor, attempts, is_current in found:
             # Two have the same one where a manager that was replaced had it adopted as well.
             others = [each for each in attempts if each not in members]
-            members.update(dict.fromkeys(others, pool.join(supervisor, len(others))))
+            member = pool.join(supervisor, len(others), retires=not is_current)
+            members.update(dict.fromkeys(others, member))
         pool.fill()
         self._journal.seed(records)
         archive_dir = Path(self._logs.directory, ARCHIVE_FOLDER)

@@ -15,7 +15,7 @@ from ray_jobs.keeper.sockets import listen, short_path
 
 logger = logging.getLogger(__name__)
 
-SOCKET_NAME = "manager.sock"
+SOCKET_PREFIX = "manager-"
 BACKLOG = 64
 
 
@@ -30,22 +30,31 @@ MSGPACK = Codec(msgspec.msgpack.Encoder().encode, _decode)
 
 
 async def serve_faces(
-    methods: Mapping[str, Callable[..., Awaitable[bytes]]], directory: str
+    methods: Mapping[str, Callable[..., Awaitable[bytes]]], directory: str, actor_id: str
 ) -> asyncio.Server | None:
     """Answer the faces of this node, in the place of whoever answered them before.
+
+    The socket is named after the actor: one that was replaced may hang, and hold its own open.
 
     Returns None where that can't be: they call the manager as an actor then.
     """
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
-        listener = listen(directory, SOCKET_NAME, BACKLOG)
+        for name in os.listdir(directory):
+            if name.startswith(SOCKET_PREFIX) and actor_id not in name:
+                os.unlink(os.path.join(directory, name))
+        listener = listen(directory, socket_name(actor_id), BACKLOG)
         return await ChannelServer(methods, MSGPACK).serve(listener)
     except OSError:
         logger.exception("No channel can be served; the manager is called as an actor.")
         return None
 
 
-async def connect_to_manager(directory: str) -> Channel:
-    """Connect to the manager of this node. Raises OSError where none listens."""
-    with short_path(directory, SOCKET_NAME) as path:
+def socket_name(actor_id: str) -> str:
+    return f"{SOCKET_PREFIX}{actor_id}.sock"
+
+
+async def connect_to_manager(directory: str, actor_id: str) -> Channel:
+    """Connect to a manager on this node. Raises OSError where it doesn't listen."""
+    with short_path(directory, socket_name(actor_id)) as path:
         return await Channel.connect(path, MSGPACK)

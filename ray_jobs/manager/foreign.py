@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 REFRESH_S = 2.0
 #: New jobs of Ray's server are looked for as long as a gateway has asked for it within this time.
 INTEREST_S = 90.0
+#: And for so long after a face has started: Ray's server may have been in use in its place.
+START_INTEREST_S = 5.0
 
 
 class NamesSupervisors(Protocol):
@@ -47,9 +49,9 @@ class ForeignJobs:
         self._task: asyncio.Task[None] | None = None
         self._ensure_following()
 
-    def expect_more(self) -> None:
+    def expect_more(self, for_s: float = INTEREST_S) -> None:
         """Look for new ones and for deletions too, for a while: Ray's server is in use."""
-        self._interest_until = time.monotonic() + INTEREST_S
+        self._interest_until = max(self._interest_until, time.monotonic() + for_s)
         self._ensure_following()
 
     @property

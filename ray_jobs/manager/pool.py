@@ -115,6 +115,8 @@ class Member:
     jobs: int = 0
     #: On the clock of `time.monotonic`, when its last job left.
     idle_since: float = 0.0
+    #: It is given no job any more, and ended with its last one: it is of another version.
+    retires: bool = False
     #: Attempts whose ends have been recorded: told with the next order, or in a while.
     released: list[str] = dataclasses.field(default_factory=list)
 
@@ -136,11 +138,17 @@ class Pool:
         self._look: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, handle: Any, jobs: int = 0) -> Member:
-        """Take in a supervisor that lives. `jobs`: how many it has already."""
-        member = Member(handle, jobs, time.monotonic())
+    def join(self, handle: Any, jobs: int = 0, *, retires: bool = False) -> Member:
+        """Take in a supervisor that lives.
+
+        Args:
+            jobs: How many it has already.
+            retires: It gets no others, and is ended after them.
+        """
+        member = Member(handle, jobs, time.monotonic(), retires)
         self._members.append(member)
         self._spawn(self._watch(member))
+        self._end_if_retired(member)
         self._serve()
         self._look_after(0)
         return member
@@ -167,6 +175,7 @@ class Pool:
         now = time.monotonic()
         member.jobs -= 1
         member.idle_since = now
+        self._end_if_retired(member)
         self._releases.append((now, ran_s))
         while self._releases[0][0] < now - RATE_WINDOW_S:
             self._releases.popleft()
@@ -188,6 +197,11 @@ class Pool:
 
     # --- inside -----------------------------------------------------------------------------
 
+    def _end_if_retired(self, member: Member) -> None:
+        if member.retires and member.jobs <= 0 and member in self._members:
+            self._members.remove(member)
+            self._spawn(self._maker.end(member.handle))
+
     @property
     def _is_full(self) -> bool:
         return len(self._members) >= self._settings.most
@@ -196,7 +210,9 @@ class Pool:
         """Return the fullest supervisor that has room, so that others become idle."""
         best = None
         for member in self._members:
-            if member.jobs < self._settings.jobs_each and (best is None or member.jobs > best.jobs):
+            if member.retires or member.jobs >= self._settings.jobs_each:
+                continue
+            if best is None or member.jobs > best.jobs:
                 best = member
                 if self._settings.jobs_each == 1:
                     break
@@ -259,7 +275,8 @@ class Pool:
         settings = self._settings
         bound = settings.most - len(self._members) - self._starting
         may = min(settings.starts_at_once - self._starting, bound)
-        room = sum(settings.jobs_each - member.jobs for member in self._members)
+        taking = [member for member in self._members if not member.retires]
+        room = sum(settings.jobs_each - member.jobs for member in taking)
         coming = self._starting * settings.jobs_each
         if self._waiting:
             if self._members and self._serves_soon():

@@ -17,7 +17,7 @@ from ray_jobs.keeper.sockets import short_path
 from ray_jobs.kv import Superseded
 from ray_jobs.manager.calls import Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
-from ray_jobs.manager.supervisors import Supervisors
+from ray_jobs.manager.supervisors import CURRENT_PREFIX, Supervisors
 from ray_jobs.supervisor.node import work_dir
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,9 @@ class PooledSeat:
         self._pool.release(self._member)
 
     async def release(self, attempt: str) -> None:
+        if self._member.retires:  # it may be gone before it hears of it later
+            await farewell(self.call("release", [attempt]))
+            return
         if not self._member.released:
             asyncio.get_running_loop().call_later(RELEASE_DELAY_S, self._tell_released)
         self._member.released.append(attempt)
@@ -119,6 +122,7 @@ class Found(NamedTuple):
 
     supervisor: Supervisor
     attempts: list[str]
+    is_current: bool  #: Of this version. One of another is given no further job.
 
 
 class PooledSupervisors:
@@ -175,7 +179,8 @@ class PooledSupervisors:
             if actor is None:
                 return None
             try:
-                return await asyncio.wait_for(self._introduce(actor, live), TAKE_OVER_TIMEOUT_S)
+                introduced = self._introduce(actor, live, name.startswith(CURRENT_PREFIX))
+                return await asyncio.wait_for(introduced, TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
                 return None
             except Superseded:
@@ -195,8 +200,8 @@ class PooledSupervisors:
                 raise answer
         return found
 
-    async def _introduce(self, actor: Any, live: list[str]) -> Found:
+    async def _introduce(self, actor: Any, live: list[str], is_current: bool) -> Found:
         """Become the manager of a supervisor."""
         describe = functools.partial(Supervisor(actor).call, "describe", self._epoch, live)
         place = await patiently(describe)
-        return Found(await self._connected(actor), place["attempts"])
+        return Found(await self._connected(actor), place["attempts"], is_current)

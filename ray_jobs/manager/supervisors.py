@@ -16,6 +16,7 @@ from ray.exceptions import ActorAlreadyExistsError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs import _ray, supervisor
+from ray_jobs.claims import VERSION
 from ray_jobs.keeper import zygote_source
 from ray_jobs.log_files import log_name
 from ray_jobs.manager.environments import Built
@@ -44,6 +45,8 @@ def _supervisor_class() -> Any:
     return ray.remote(supervisor.actor.JobSupervisor)
 
 
+#: Of the pool's supervisors that have the code of this version.
+CURRENT_PREFIX = f"{_ray.POOLED_SUPERVISOR_NAME_PREFIX}{VERSION}_"
 #: Read where a job is stopped, from its own `env_vars` before the node's environment.
 STOP_ENV_VARS = ("RAY_JOB_STOP_SIGNAL", "RAY_JOB_STOP_WAIT_TIME_S")
 
@@ -95,7 +98,7 @@ class Supervisors:
 
     async def create_pooled(self) -> Any:
         """Return a new supervisor on the head for whichever jobs it is given."""
-        name = _ray.POOLED_SUPERVISOR_NAME_PREFIX + uuid.uuid4().hex
+        name = CURRENT_PREFIX + uuid.uuid4().hex
         return await asyncio.to_thread(
             self._register,
             name,

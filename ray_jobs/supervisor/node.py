@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -108,7 +109,9 @@ async def connect_to_zygote(
     os.makedirs(directory, 0o700, exist_ok=True)
     # A container sees other files than its node: it needs a zygote of its own.
     namespace = os.stat("/proc/self/ns/mnt").st_ino
-    name = f"zygote-{namespace}"
+    # And one of another version, whose orders may differ, keeps what it has.
+    version = hashlib.sha256(source.encode()).hexdigest()[:8]
+    name = f"zygote-{namespace}-{version}"
     deadline = time.monotonic() + ZYGOTE_START_TIMEOUT_S
     while True:
         try:

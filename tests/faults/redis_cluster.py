@@ -20,7 +20,8 @@ from tests.waiting import wait_until
 MARK_VARIABLE = "RAY_JOBS_TEST_CLUSTER"
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
-SETTLED_TIMEOUT_S = 30.0
+#: Who doesn't end by SIGTERM within this time is killed.
+GRACE_S = 8.0
 
 
 class Redis:
@@ -130,7 +131,7 @@ class LastingCluster(Cluster):
         for pid in sorted(self.pids(), key=lambda each: each not in self.named("raylet")):
             send(pid, signal.SIGTERM)
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not self.pids(), "the end of the head", STOP_TIMEOUT_S)
+            wait_until(lambda: not self.pids(), "the end of the head", GRACE_S)
         self.kill()
 
     def kill(self) -> None:

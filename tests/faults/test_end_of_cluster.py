@@ -36,9 +36,13 @@ def ray_stop_forced(cluster: Cluster) -> None:
     ray_stop(cluster, "-f")
 
 
-def kill_raylet(_: Cluster) -> None:
-    for pid in named("raylet"):
-        send(pid)
+def kill_raylet(cluster: Cluster) -> None:
+    send(raylet_of(cluster))
+
+
+def raylet_of(cluster: Cluster) -> int:
+    [pid] = named("raylet", argument=str(cluster.folder))
+    return pid
 
 
 ENDS = {"ray stop": ray_stop, "ray stop -f": ray_stop_forced, "the head's raylet": kill_raylet}
@@ -80,7 +84,7 @@ async def end_once(
             await workload.pid(stake)
         await asyncio.sleep(rng.uniform(0, 1.5))
         assert len(left_behind(cluster)) > len(RUNNING)
-        [raylet] = named("raylet")
+        raylet = raylet_of(cluster)
         ending = asyncio.ensure_future(asyncio.to_thread(end, cluster))
         gone_s = await seconds_until_gone(cluster, raylet)
         await ending

@@ -12,6 +12,7 @@ import logging
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,7 +108,9 @@ async def serve(arguments: argparse.Namespace) -> None:
     connections.guard(app)
     runner = aiohttp.web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
-    server = await connections.listen(runner, "127.0.0.1", 0)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = await connections.listen(runner, listener)
     sweeping = asyncio.ensure_future(connections.sweep(runner))
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)

@@ -12,11 +12,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ray_jobs.claims import KV_NAMESPACE
 from ray_jobs.manager import placing
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
 from ray_jobs.records import ChangeBatch, JobRecord, ManagerReply, decode_record
-from ray_jobs.store import KV_NAMESPACE, RECORD_PREFIX
+from ray_jobs.store import RECORD_PREFIX
 from tests.model.loop import Process
 from tests.model.node import Node
 

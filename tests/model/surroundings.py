@@ -17,18 +17,18 @@ from ray_jobs.manager import (
     environments,
     foreign,
     joblog,
-    leads,
     pool,
     recovery,
     runner,
     supervisors,
+    times,
 )
 from ray_jobs.supervisor import actor as supervisor_actor
 from tests.model.loop import EPOCH_S, PROCESS
 from tests.model.node import Growth, Node
 
 #: Modules that look at the clock, and that name things at random.
-TIMED = (store, environments, foreign, leads, pool, supervisors, supervisor_actor)
+TIMED = (store, environments, foreign, pool, supervisors, supervisor_actor)
 NAMING = (actor, joblog, runner, supervisors)
 #: A worker's log is elsewhere than the head's.
 WORK_DIR = "/model/ray_jobs"
@@ -147,6 +147,15 @@ def surroundings(world: Any, environ: dict[str, str]) -> Iterator[None]:
         put(mock.patch.dict(os.environ, {**ENVIRONMENT, **environ}))
         for module in TIMED:
             put(mock.patch.object(module, "time", time))
+        put(
+            mock.patch.multiple(
+                times,
+                wall_ms=lambda: int(time.time() * 1000),
+                boot_ms=lambda: int(time.monotonic() * 1000),
+                raylet_pid=lambda: 0,
+                process_age_ms=lambda _: int(time.monotonic() * 1000),
+            )
+        )
         for module in NAMING:
             put(mock.patch.object(module, "uuid", uuid))
         for module in (actor, supervisors, supervisor_actor):
@@ -176,6 +185,9 @@ def surroundings(world: Any, environ: dict[str, str]) -> Iterator[None]:
                 _ray,
                 Kv=lambda: world.kv,
                 logs_dir=lambda: LOGS_DIR,
+                node_lives=lambda node_id: any(
+                    each.id == node_id and each.is_alive for each in world.supervisors.nodes
+                ),
                 dashboard_url=_no_url,
                 AgentAddresses=AgentAddresses,
                 RuntimeEnvAgent=lambda: world.agent,

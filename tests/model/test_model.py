@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model.machine import Cluster
 
 #: Some 0.03 to 0.06 s each.
-EXAMPLES = 500
+EXAMPLES = 300
 LONG_EXAMPLES_ENV_VAR = "RAY_JOBS_MODEL_EXAMPLES"
 LONG_EXAMPLES = 20_000
 STEPS = 40

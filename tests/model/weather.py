@@ -18,6 +18,8 @@ class Weather:
     lost_answer: float = 0.0
     #: A call reaches the other side twice.
     doubled: float = 0.0
+    #: Calls may have been lost at some time.
+    was_lossy: bool = False
 
     def way_s(self) -> float:
         return self.rng.choice((0.0, self.rng.uniform(0, self.slowest_s)))
@@ -29,5 +31,6 @@ class Weather:
         """Have other weather; what isn't named becomes fair."""
         self.slowest_s = values.get("slowest_s", 0.001)
         self.lost = values.get("lost", 0.0)
+        self.was_lossy |= self.lost > 0
         self.lost_answer = values.get("lost_answer", 0.0)
         self.doubled = values.get("doubled", 0.0)

@@ -123,13 +123,20 @@ async def test_a_cancelled_call_disturbs_no_other(calls: Calls, channel: Channel
 async def test_faces_find_the_manager_in_its_folder(calls: Calls, tmp_path: Any) -> None:
     folder = str(tmp_path / ("long" * 50))
     with pytest.raises(OSError, match="No such file"):
-        await connect_to_manager(folder)
-    server = await serve_faces({"echo": calls.echo}, folder)
+        await connect_to_manager(folder, "a1")
+    server = await serve_faces({"echo": calls.echo}, folder, "a1")
     assert server is not None
     assert os.stat(folder).st_mode & 0o077 == 0
-    channel = await connect_to_manager(folder)
+    channel = await connect_to_manager(folder, "a1")
     assert await channel.call("echo", b"\0\xff") == [b"\0\xff"]
+    successor = await serve_faces({"echo": calls.echo}, folder, "b2")
+    assert successor is not None
+    with pytest.raises(OSError, match="No such file"):
+        await connect_to_manager(folder, "a1")
+    assert await channel.call("echo", 1) == [1]
     await ended(channel, server)
+    successor.close()
+    await successor.wait_closed()
 
 
 def test_what_is_no_msgpack_is_a_value_error() -> None:

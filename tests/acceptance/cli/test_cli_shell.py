@@ -9,7 +9,6 @@ import select
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 
 import pytest
@@ -174,15 +173,17 @@ def test_ray_jobs_without_ray_says_what_to_install(
 def test_serve_and_plugin_pass_on_what_they_are_told(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway = types.ModuleType("gateway")
     calls: list[dict[str, object]] = []
 
     def record(**kwargs: object) -> str:
         calls.append(kwargs)
         return "done"
 
-    gateway.serve = record  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ray_jobs.dashboard_module.gateway", gateway)
+    def record_serve(host: str, port: int, options: dict[str, object], *, debug: bool) -> int:
+        calls.append({"host": host, "port": port, "debug": debug, "options": options})
+        return 0
+
+    monkeypatch.setattr("ray_jobs.cli.watcher.watch", record_serve)
     monkeypatch.setattr("ray_jobs.cli.server.require_ray", lambda: None)
     options = ("--insecure", "--allowed-host", "jobs.example")
     assert invoke("serve", "--address", "h:6379", "--port", "0", *options).exit_code == 0
@@ -191,8 +192,9 @@ def test_serve_and_plugin_pass_on_what_they_are_told(
     assert (result.exit_code, result.stdout) == (0, "done\n")
     common = {"host": "127.0.0.1", "tls_cert": None, "tls_key": None, "redact_always": False}
     hosts = ("jobs.example",)
+    options_told = {"address": "h:6379", "insecure": True, "allowed_hosts": hosts, **common}
     assert calls == [
-        {"address": "h:6379", "port": 0, "insecure": True, "allowed_hosts": hosts, **common},
+        {"host": "127.0.0.1", "port": 0, "debug": False, "options": options_told},
         {"force": True, "address": "http://h"},
     ]
 

@@ -11,12 +11,13 @@ import msgspec
 import pytest
 
 from ray_jobs import mirror as mirror_module
+from ray_jobs.claims import KV_NAMESPACE
 from ray_jobs.manager import journal as journal_module
 from ray_jobs.manager import transitions
 from ray_jobs.manager.journal import Journal
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import MIRROR_FIELDS, JobRecord, decode_record
-from ray_jobs.store import KV_NAMESPACE, RECORD_PREFIX, KvStore, Superseded
+from ray_jobs.store import RECORD_PREFIX, KvStore, Superseded
 
 from .memory_kv import RECORD, MemoryKv, claimed
 

@@ -233,3 +233,16 @@ def test_settings(caplog: pytest.LogCaptureFixture) -> None:
     for text in ("-1", "nan", "inf", "many"):
         assert PoolSettings.of({"RAY_JOBS_WARM_IDLE_S": text}, GIB).idle_s == 60.0
     assert "RAY_JOBS_WARM_IDLE_S=many is not a number" in caplog.text
+
+
+async def test_one_that_retires_gets_no_job_and_ends_with_its_last(maker: FakeMaker) -> None:
+    pool = Pool(maker, PoolSettings(warm=1, jobs_each=4))
+    retiring = pool.join(await maker.make(), 2, retires=True)
+    idle = pool.join(await maker.make(), retires=True)
+    await maker.until(lambda: idle.handle not in maker.living)
+    member = await pool.acquire()
+    assert member.handle not in (retiring.handle, idle.handle)
+    pool.release(retiring)
+    assert retiring.handle in maker.living
+    pool.release(retiring)
+    await maker.until(lambda: retiring.handle not in maker.living)
