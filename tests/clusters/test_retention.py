@@ -48,9 +48,11 @@ class Retained:
             self.until_ended(name)
         return names
 
-    def submit(self, name: str) -> None:
-        self.client.submit_job(entrypoint=f"echo {name}", submission_id=name)
-        self.logs[name] = f"{name}\n"
+    def submit(self, name: str, command: str = "", output: str = "") -> None:
+        command = command or f"echo {name}"
+        self.client.submit_job(entrypoint=command, submission_id=name)
+        header = f"Running entrypoint for job {name}: {command}\n"
+        self.logs[name] = header + (output or f"{name}\n")
 
     def until_ended(self, name: str) -> None:
         wait_until(lambda: name in self.ended(), f"{name} has ended", 60)
@@ -125,7 +127,7 @@ def test_an_id_that_has_left_may_be_used_again(retained: Retained) -> None:
     name = retained.lines()[0]["submission_id"]
     assert retained.client.submit_job(entrypoint="echo again", submission_id=name) == name
     assert retained.client.wait_until_finish(name, timeout=60).status is JobStatus.SUCCEEDED
-    assert retained.client.get_job_logs(name) == "again\n"
+    assert retained.client.get_job_logs(name).endswith(": echo again\nagain\n")
     retained.client.delete_job(name)  # not to be mixed up with the one before
     retained.check()
 
@@ -164,10 +166,7 @@ def test_a_broken_archive_is_mended(retained: Retained) -> None:
 def test_all_logs_together(retained: Retained) -> None:
     for number in range(4):
         name = f"large-{number}"
-        retained.client.submit_job(
-            entrypoint="head -c 4000000 /dev/zero | tr '\\0' x", submission_id=name
-        )
-        retained.logs[name] = "x" * 4_000_000
+        retained.submit(name, "head -c 4000000 /dev/zero | tr '\\0' x", "x" * 4_000_000)
         assert retained.client.wait_until_finish(name, timeout=60)
 
     def is_removed(name: str) -> bool:
@@ -186,7 +185,7 @@ def test_by_age(retained: Retained) -> None:
     assert set(lines) == set(retained.logs)
     last = lines["large-3"]
     assert last["archived_at"] >= last["end_time"] + KEPT_S * 1000
-    assert (retained.archive / last["log"]["name"]).stat().st_size == 4_000_000
+    assert (retained.archive / last["log"]["name"]).stat().st_size == len(retained.logs["large-3"])
     assert lines["large-0"]["log"] == {"name": None, "bytes": 0, "removed": True}
     assert list(retained.cluster.logs_dir.rglob("job-driver-large-*")) == []
 
