@@ -43,7 +43,7 @@ class LogBound:
 
     @classmethod
     def of(cls, directory: str, environ: Mapping[str, str]) -> LogBound:
-        max_bytes = int(number(environ, "RAY_JOBS_MAX_LOGS_BYTES", -1))
+        max_bytes = int(number(environ, "RAY_JOBS_FINISHED_LOGS_MAX_BYTES", -1))
         return cls(directory, max_bytes if max_bytes >= 0 else None)
 
     def open(self, skipped: Collection[str], is_live: Callable[[str], bool]) -> None:
@@ -112,7 +112,7 @@ class LogBound:
         with open(os.path.join(self._directory, NOTICE), "w") as file:
             file.write(
                 "[ray-jobs] The log of this job was removed: the logs of all finished jobs together"
-                f" may take {max_bytes} bytes (RAY_JOBS_MAX_LOGS_BYTES).\n"
+                f" may take {max_bytes} bytes (RAY_JOBS_FINISHED_LOGS_MAX_BYTES).\n"
             )
         ages = []
         for folder in (self._directory, os.path.join(self._directory, SHELF)):

@@ -98,7 +98,7 @@ def retained() -> Iterator[Retained]:
     env = {
         "RAY_JOBS_RETAIN_JOBS": str(KEPT_JOBS),
         "RAY_JOBS_RETAIN_S": str(KEPT_S),
-        "RAY_JOBS_MAX_LOGS_BYTES": str(MAX_LOGS_BYTES),
+        "RAY_JOBS_FINISHED_LOGS_MAX_BYTES": str(MAX_LOGS_BYTES),
     }
     with (
         plugin(enabled=True),
@@ -173,7 +173,7 @@ def test_all_logs_together(retained: Retained) -> None:
         return "was removed" in retained.client.get_job_logs(name)
 
     wait_until(lambda: is_removed("large-1"), "the oldest logs are removed", 10)
-    assert "RAY_JOBS_MAX_LOGS_BYTES" in retained.client.get_job_logs("large-0")
+    assert "RAY_JOBS_FINISHED_LOGS_MAX_BYTES" in retained.client.get_job_logs("large-0")
     assert "10000000 bytes" in retained.client.get_job_logs("large-0")
     for name in ("large-2", "large-3"):
         assert retained.client.get_job_logs(name) == retained.logs[name]

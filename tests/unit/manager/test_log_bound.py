@@ -49,7 +49,7 @@ async def until_removed(folder: Path, expected: set[str], among: str) -> None:
 
 @pytest.fixture
 async def bound(tmp_path: Path) -> LogBound:
-    found = LogBound.of(str(tmp_path), {"RAY_JOBS_MAX_LOGS_BYTES": str(MAX_BYTES)})
+    found = LogBound.of(str(tmp_path), {"RAY_JOBS_FINISHED_LOGS_MAX_BYTES": str(MAX_BYTES)})
     found.open([], lambda _: False)
     assert found._task is not None
     await found._task
