@@ -5,6 +5,7 @@ lives on when the supervisor dies.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -18,8 +19,8 @@ import ray
 from ray_jobs.channel import ChannelServer
 from ray_jobs.growth import Growth
 from ray_jobs.keeper.sockets import listen
-from ray_jobs.log_holes import trim
-from ray_jobs.supervisor.logs import last_lines, note_in_log, read_at, set_aside
+from ray_jobs.supervisor.bounding import keep_bounded, trim_once
+from ray_jobs.supervisor.logs import last_lines, read_at, set_aside
 from ray_jobs.supervisor.node import (
     CONTROL_SOCKET,
     HEAD_TOKEN_FILE,
@@ -46,10 +47,6 @@ logger = logging.getLogger(__name__)
 KEEPER_START_TIMEOUT_S = 5.0
 KEEPER_RETRY_S = 0.02
 CHANNEL_BACKLOG = 8
-#: How often a bounded log is looked at, at most: it may grow over the bound by what is written in
-#: this time.
-LOG_PAUSE_S = 0.02
-A_DAY_S = 86_400.0
 
 
 class StaleEpochError(RuntimeError):
@@ -209,6 +206,11 @@ class JobSupervisor:
                     complete = attempt.finished.is_set()
                     data = read_at(attempt.log_path, offset, max_bytes)
                     left_s = deadline - time.monotonic()
+                    if complete and not data and attempt.max_log_bytes is not None:
+                        # All of it is on the head now.
+                        with contextlib.suppress(OSError):
+                            path, most = attempt.log_path, attempt.max_log_bytes
+                            await trim_once(path, most, attempt.copied)
                     if data or complete or left_s <= 0:
                         return data, complete and not data
                     await growth.wait(left_s)
@@ -357,30 +359,14 @@ class JobSupervisor:
     def _begin_bounding(self, attempt: Attempt) -> None:
         if attempt.max_log_bytes is not None:
             attempt.bounding = asyncio.ensure_future(
-                self._bound_log(attempt, attempt.max_log_bytes)
-            )
-
-    async def _bound_log(self, attempt: Attempt, max_bytes: int) -> None:
-        """Drop what is too much of a log while the job writes."""
-        with self._growth.waiter(attempt.log_path) as growth:
-            ended = asyncio.ensure_future(attempt.finished.wait())
-            ended.add_done_callback(lambda _: growth.wake())
-            try:
-                while True:
-                    is_over = attempt.finished.is_set()
-                    await asyncio.to_thread(trim, attempt.log_path, max_bytes, attempt.copied)
-                    if is_over:
-                        break
-                    await growth.wait(A_DAY_S)
-                    await asyncio.sleep(LOG_PAUSE_S)  # so that it isn't looked at for each line
-            except OSError as error:
-                logger.warning("%s can't be bounded: %s", attempt.log_path, error)
-                note_in_log(
+                keep_bounded(
                     attempt.log_path,
-                    f"max_log_bytes has no effect: parts of this log can't be dropped ({error}).",
+                    attempt.max_log_bytes,
+                    self._growth,
+                    attempt.finished,
+                    lambda: attempt.copied,
                 )
-            finally:
-                ended.cancel()
+            )
 
     async def _outcome_without_keeper(self, attempt: Attempt) -> dict[str, Any]:
         status = read_status(attempt.directory)

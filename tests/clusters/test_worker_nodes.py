@@ -13,6 +13,7 @@ from tests.cluster import Cluster, plugin, running_cluster
 from tests.waiting import wait_until
 
 ELSEWHERE = {"elsewhere": 1.0}
+MAX_LOG_BYTES = 2 * 1024 * 1024
 
 
 #: Runs when an interpreter starts that finds it.
@@ -82,6 +83,23 @@ def test_ray_jobs_is_missing_there(client: JobSubmissionClient) -> None:
     log = client.get_job_logs(job_id)
     assert "<module 'ray' from" in log
     assert "No module named 'ray_jobs'" in log
+
+
+def test_its_log_and_the_copy_are_bounded(client: JobSubmissionClient, cluster: Cluster) -> None:
+    job_id = client.submit_job(
+        entrypoint="seq 3000000", entrypoint_resources=ELSEWHERE, max_log_bytes=MAX_LOG_BYTES
+    )
+    assert client.wait_until_finish(job_id, timeout=60).status is JobStatus.SUCCEEDED
+    name = f"job-driver-{job_id}.log"
+    [source] = cluster.folder.glob(f"node*/session_2*/logs/{name}")
+    for log in (cluster.logs_dir / name, source):
+        assert log.stat().st_size > 20_000_000
+        assert log.stat().st_blocks * 512 <= MAX_LOG_BYTES
+    first, notice, last = client.get_job_logs(job_id).partition("[ray-jobs]")
+    assert "were dropped" in notice + last.splitlines()[0]
+    assert first.splitlines()[1:4] == ["1", "2", "3"]
+    numbers = [int(line) for line in last.splitlines()[2:]]
+    assert numbers == list(range(numbers[0], 3_000_001))
 
 
 def test_failure_and_stop(client: JobSubmissionClient) -> None:
