@@ -32,8 +32,8 @@ class Cluster:
 
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
-        self.dashboard_port = free_port()
+        # At once: one that was looked for later could be the same.
+        self.port, self.dashboard_port, self._client_port = free_ports(3)
         self.address = f"http://127.0.0.1:{self.dashboard_port}"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
@@ -75,7 +75,7 @@ class Cluster:
             "--include-dashboard=true",
             "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self.dashboard_port}",
-            f"--ray-client-server-port={free_port()}",
+            f"--ray-client-server-port={self._client_port}",
             f"--num-cpus={cpus}",
             f"--num-gpus={gpus}",
             f"--resources={json.dumps(resources or {})}",
