@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 #: How long a keeper may take from claiming its attempt to listening.
 KEEPER_START_TIMEOUT_S = 5.0
 KEEPER_RETRY_S = 0.02
+#: How many zygotes are asked for a keeper, each killed before it has forked one.
+MAX_SPAWNS = 10
 CHANNEL_BACKLOG = 8
 
 
@@ -81,7 +83,9 @@ class Attempt:
 class JobSupervisor:
     """Runs attempts on this node. Every order of the manager carries its epoch."""
 
-    def __init__(self, zygote_source: str, adopts_only: bool = False) -> None:
+    def __init__(self, zygote_source: str, adopts_only: bool = False, version: str = "") -> None:
+        #: Of the ray_jobs that made it, which isn't installed here.
+        self._version = version
         #: Made to take over a running job: it isn't in the environment to start one.
         self._adopts_only = adopts_only
         self._zygote_source = zygote_source
@@ -95,7 +99,7 @@ class JobSupervisor:
     # --- calls of the manager ---------------------------------------------------------------
 
     async def describe(self, epoch: int, live: list[str] | None = None) -> dict[str, Any]:
-        """Return where this supervisor runs, and its attempts.
+        """Return where this supervisor runs, its version, and its attempts.
 
         Answers once the runtime environment is set up. With `live`, the attempts that a new
         manager knows not to have ended, others are dropped: their ends have been recorded.
@@ -107,6 +111,7 @@ class JobSupervisor:
             self._errand = asyncio.gather(*map(self._abandon, dropped))
         context = ray.get_runtime_context()
         return {
+            "version": self._version,
             "node_id": context.get_node_id(),
             "head_token": read_text(os.path.join(work_dir(), HEAD_TOKEN_FILE)),
             "attempts": list(self._attempts.keys() - dropped),
@@ -295,15 +300,33 @@ class JobSupervisor:
                 "log_header": order["log_header"],
                 "niceness": self._surroundings.niceness,
             }
-            reader, writer = await connect_to_zygote(self._zygote_source)
-            writer.write(json.dumps(spawn_order).encode() + b"\n")
-            line = await reader.readline()
-            status = json.loads(line) if line else {"state": "exists"}
+            status, reader, writer = await self._spawned(spawn_order)
             if status["state"] != "exists":
                 self._follow(attempt, status, reader, writer)
             else:
                 writer.close()
                 await self._attach(attempt)
+
+    async def _spawned(
+        self, order: dict[str, Any]
+    ) -> tuple[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter]:
+        """Have a keeper forked. Returns its first status, and the connection to it.
+
+        Who was asked and says nothing is dead, zygote or keeper: another is asked, unless the
+        attempt has been claimed. Raises ConnectionError.
+        """
+        for _ in range(MAX_SPAWNS):
+            reader, writer = await connect_to_zygote(self._zygote_source)
+            line = b""
+            with contextlib.suppress(ConnectionError):
+                writer.write(json.dumps(order).encode() + b"\n")
+                line = await reader.readline()
+            if line:
+                return json.loads(line), reader, writer
+            if is_claimed(order["directory"]):
+                return {"state": "exists"}, reader, writer
+            writer.close()
+        raise ConnectionError(f"The node's zygote ended {MAX_SPAWNS} times before it forked.")
 
     async def _attach(self, attempt: Attempt) -> None:
         """Connect to the keeper of a claimed attempt, or find how it ended."""
