@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError
 
+from ray_jobs.claims import VERSION
 from ray_jobs.manager.calls import brief, patiently
 from ray_jobs.manager.environments import Built, NeedsOwnSupervisor
 from ray_jobs.manager.failures import StartTimeout, SupervisorNotCreated, start_timeout_s
@@ -118,7 +119,8 @@ class Placing:
         epoch = self._services.journal.epoch
         if lead.recovering and lead.seat is None:
             await self._find_own(lead)
-        for placement in range(1, MAX_PLACEMENTS + 1):
+        found, deaths = lead.seat, 0
+        while True:
             if lead.seat is None:
                 try:
                     log_path = self._services.logs.path(lead.submission_id)
@@ -130,13 +132,19 @@ class Placing:
                 where: dict[str, Any] = await patiently(
                     functools.partial(lead.seat.call, "describe", epoch)
                 )
-                return where
             except ActorDiedError as error:
-                if placement == MAX_PLACEMENTS:
+                deaths += 1
+                if deaths == MAX_PLACEMENTS:
                     raise
                 logger.info("Placing %s again: %s", lead.submission_id, error)
                 lead.seat = None
-        raise AssertionError("unreachable")
+                continue
+            # One of an earlier version doesn't say. It may not know what this one orders.
+            if lead.seat is not found or where.get("version") == VERSION:
+                return where
+            logger.info("The supervisor of %s is of another version.", lead.submission_id)
+            await lead.seat.leave()
+            lead.seat = None
 
 
 async def in_time(step: Coroutine[Any, Any, Any], record: JobRecord, timeout_s: float) -> Any:

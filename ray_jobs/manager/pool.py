@@ -66,6 +66,7 @@ class PoolSettings:
     #: Supervisors that are started at once: each keeps a core busy.
     starts_at_once: int = 2
     #: There are never more, dead ones' successors included: jobs wait for others to end then.
+    #: Those of another version, which take no further job, come on top.
     most: int = 1000
 
     @property
@@ -203,8 +204,13 @@ class Pool:
             self._spawn(self._maker.end(member.handle))
 
     @property
+    def _staying(self) -> list[Member]:
+        """Those that don't retire. Others don't count: they may have their last job for days."""
+        return [member for member in self._members if not member.retires]
+
+    @property
     def _is_full(self) -> bool:
-        return len(self._members) >= self._settings.most
+        return len(self._staying) >= self._settings.most
 
     def _with_room(self) -> Member | None:
         """Return the fullest supervisor that has room, so that others become idle."""
@@ -226,7 +232,7 @@ class Pool:
             self._waiting.appendleft(future)
         else:
             self._waiting.append(future)
-        self._look_after(GROWTH_DELAY_S if self._members else 0)
+        self._look_after(GROWTH_DELAY_S if self._staying else 0)
         try:
             return await future
         except asyncio.CancelledError:
@@ -273,13 +279,13 @@ class Pool:
     def _missing(self) -> int:
         """Return how many supervisors should be started now."""
         settings = self._settings
-        bound = settings.most - len(self._members) - self._starting
+        staying = self._staying
+        bound = settings.most - len(staying) - self._starting
         may = min(settings.starts_at_once - self._starting, bound)
-        taking = [member for member in self._members if not member.retires]
-        room = sum(settings.jobs_each - member.jobs for member in taking)
+        room = sum(settings.jobs_each - member.jobs for member in staying)
         coming = self._starting * settings.jobs_each
         if self._waiting:
-            if self._members and self._serves_soon():
+            if staying and self._serves_soon():
                 return 0
             wanted = -(-(len(self._waiting) - coming) // settings.jobs_each)
         else:

@@ -147,7 +147,7 @@ class Supervisors:
             # Users don't know about this actor: keep it out of their task events.
             enable_task_events=False,
             **options,
-        ).remote(self._zygote_source, adopts_only)
+        ).remote(self._zygote_source, adopts_only, VERSION)
 
     async def find(self, submission_id: str) -> Any | None:
         """Return the supervisor that an earlier manager made for a job, or None."""

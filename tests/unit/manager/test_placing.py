@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from ray_jobs.claims import VERSION
 from ray_jobs.manager.calls import Supervisor
 from ray_jobs.manager.environments import Environments
 from ray_jobs.manager.failures import START_TIMEOUT_ENV_VAR, StartTimeout
@@ -23,23 +24,36 @@ TIMEOUT_S = 0.2
 
 
 class FakeActor:
-    """An actor handle."""
+    """An actor handle. `told`: what it tells of its version."""
 
     class Describe:
-        async def remote(self, *_: Any) -> dict[str, Any]:
-            return {"node_id": "elsewhere", "head_token": "", "attempts": []}
+        def __init__(self, told: dict[str, str]) -> None:
+            self._told = told
 
-    describe = Describe()
+        async def remote(self, *_: Any) -> dict[str, Any]:
+            return {"node_id": "elsewhere", "head_token": "", "attempts": [], **self._told}
+
+    def __init__(self, told: dict[str, str] | None = None) -> None:
+        self.describe = self.Describe({"version": VERSION} if told is None else told)
 
 
 class FakeSupervisors:
-    """`Supervisors` that are never made but found."""
+    """`Supervisors`: one may be found, and others are made."""
 
     def __init__(self) -> None:
         self.found: FakeActor | None = None
+        self.made: list[FakeActor] = []
+        self.ended: list[FakeActor] = []
 
     async def find(self, submission_id: str) -> FakeActor | None:
         return self.found
+
+    async def create(self, record: JobRecord, log_path: str) -> FakeActor:
+        self.made.append(FakeActor())
+        return self.made[-1]
+
+    async def end(self, handle: FakeActor) -> None:
+        self.ended.append(handle)
 
 
 class NoMaker:
@@ -134,3 +148,20 @@ async def test_a_supervisor_that_an_earlier_manager_made_is_used(
     lead = Lead("a", recovering=True)
     assert (await placing.place(lead, job())).node_id == "elsewhere"
     assert isinstance(lead.seat, OwnSeat)
+    assert not supervisors.made
+    assert not supervisors.ended
+
+
+@pytest.mark.parametrize("told", [{"version": "0.0.9"}, {}], ids=["another", "none"])
+async def test_one_of_another_version_is_replaced(
+    placing: Placing, supervisors: FakeSupervisors, told: dict[str, str]
+) -> None:
+    """It may not understand the orders of this one. Nothing of the job runs yet."""
+    supervisors.found = FakeActor(told)
+    lead = Lead("a", recovering=True)
+    assert (await placing.place(lead, job())).node_id == "elsewhere"
+    assert supervisors.ended == [supervisors.found]
+    assert len(supervisors.made) == 1
+    assert isinstance(lead.seat, OwnSeat)
+    await lead.seat.leave()
+    assert supervisors.ended == [supervisors.found, *supervisors.made]

@@ -246,3 +246,21 @@ async def test_one_that_retires_gets_no_job_and_ends_with_its_last(maker: FakeMa
     assert retiring.handle in maker.living
     pool.release(retiring)
     await maker.until(lambda: retiring.handle not in maker.living)
+
+
+async def test_those_that_retire_leave_room_for_their_successors(maker: FakeMaker) -> None:
+    """An upgrade under one long job: the others don't wait for its end."""
+    pool = Pool(maker, PoolSettings(warm=0, jobs_each=4, most=1))
+    retiring = pool.join(await maker.make(), 1, retires=True)
+    member = await soon(pool.acquire())
+    assert member.handle != retiring.handle
+    more = [await soon(pool.acquire()) for _ in range(3)]
+    assert {each.handle for each in more} == {member.handle}
+    # Those that stay are bounded all the same.
+    waiting = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    assert pool.stalled_for_s() == 0.0
+    pool.release(member)
+    assert (await soon(waiting)).handle == member.handle
+    assert len(maker.living) == 2
