@@ -11,6 +11,7 @@ import time
 from typing import Protocol
 
 from ray_jobs.keeper.clock import wall_ms
+from ray_jobs.kv import Superseded
 from ray_jobs.manager import transitions
 from ray_jobs.manager.journal import Journal, is_same_job
 from ray_jobs.models import JobErrorType
@@ -79,6 +80,9 @@ class ForeignJobs:
                     await self._look_for_others()
                 if live:
                     await self._look_at(live)
+            except Superseded:
+                self._journal.give_way()
+                return
             except Exception:
                 logger.exception("Can't follow the jobs of Ray's own server; trying again.")
             await asyncio.sleep(REFRESH_S)
@@ -89,7 +93,10 @@ class ForeignJobs:
         mirrored = await self._store.mirrored_ids()
         missing = [each for each in before if each.submission_id not in mirrored]
         new = [each for each in mirrored if self._journal.get(each) is None]
-        for record in await self._store.load_mirror(new):
+        found = await self._store.load_mirror(new)
+        if found:  # after that: a successor's jobs would pass for those of Ray's own server
+            await self._store.check_epoch()
+        for record in found:
             if self._journal.get(record.submission_id) is None:
                 self._journal.observe(record)
         for record in missing:

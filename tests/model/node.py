@@ -205,6 +205,8 @@ class Node:
         self.keepers: list[Keeper] = []
         #: How many of the jobs end by themselves within a moment.
         self.short_jobs = 0.4
+        #: How many of the zygotes are killed between a connection and its fork.
+        self.killed_zygotes = 0.03
         #: A fork takes so long at most, in seconds.
         self.slowest_fork_s = 0.005
         self.log_grew = asyncio.Event()
@@ -237,6 +239,9 @@ class Node:
         def hear(message: dict[str, Any]) -> None:
             if keepers:
                 keepers[0].hear(message)
+                return
+            if self.rng.random() < self.killed_zygotes:
+                pipe.reader.set_exception(ConnectionResetError())
                 return
             keeper = Keeper(self, message, pipe)
             keepers.append(keeper)

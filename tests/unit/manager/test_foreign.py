@@ -156,3 +156,17 @@ async def test_our_job_that_has_the_id_by_then_is_not_lost(
     second.set()
     await next_look(jobs, journal, kv)
     assert journal.get("a") == RECORD
+
+
+async def test_a_replaced_manager_takes_no_job_of_its_successor_for_rays(
+    kv: MemoryKv, names: FakeNames
+) -> None:
+    gave_way = asyncio.Event()
+    old = Journal(store := await claimed(kv), 1, on_superseded=gave_way.set)
+    successor = await claimed(kv)
+    assert await successor.create(ENDED)
+    jobs = ForeignJobs(old, store, names)
+    jobs.expect_more()
+    await asyncio.wait_for(gave_way.wait(), 5)
+    assert old.get(ENDED.submission_id) is None
+    await old.close()
