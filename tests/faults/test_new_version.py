@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -16,20 +17,26 @@ from ray_jobs import JobSubmissionClient
 from ray_jobs.claims import VERSION
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.campaign import KINDS, campaign
 from tests.faults.faces import (
     gateways,
     kill_dashboard,
     nobody_ends_it_for_a_dead_process,
     watched_dashboard,
 )
-from tests.faults.processes import named, runs, start_waiting_job, titled
+from tests.faults.processes import named, runs, send, titled
+from tests.faults.stored import check_kv_is_as_listed
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
 MANAGER = "ray::JobManager"
-SUPERVISOR = "ray::JobSupervisor"
 OLD_VERSION = "0.0.9"
 TREE = Path(__file__).parents[2]
+#: Submissions that are under way when the old manager hangs, and for how long by then.
+IN_FLIGHT = 8
+IN_FLIGHT_S = (0.0, 0.15)
+#: Else Ray kills a manager that hangs 0.1 s after it is to end.
+KILL_TIMEOUT = {"RAY_kill_worker_timeout_milliseconds": "60000"}
 #: What only the previous version does: it tells of itself in each job's log.
 MARK = "as told by the previous version"
 
@@ -80,7 +87,7 @@ def installation(tmp_path: Path) -> Installation:
 
 @pytest.fixture
 def cluster(installation: Installation) -> Iterator[Cluster]:
-    env = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(installation.path)}
+    env = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(installation.path), **KILL_TIMEOUT}
     with (
         plugin(enabled=True),
         running_cluster(env, cpus=2) as cluster,
@@ -96,50 +103,59 @@ def server_version(address: str) -> str | None:
     return None
 
 
-def test_manager_of_the_previous_version(
-    cluster: Cluster, installation: Installation, tmp_path: Path
-) -> None:
-    with JobSubmissionClient(cluster.address) as client, running_gateway(cluster) as old_gateway:
-        assert server_version(cluster.address) == OLD_VERSION
-        pooled, pid = start_waiting_job(client, tmp_path)
-        own = client.submit_job(
-            entrypoint=f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; exit 6",
-            entrypoint_num_cpus=0.1,
-        )
-        wait_until(lambda: client.get_job_status(own) is JobStatus.RUNNING, "it runs", 30)
-        queued = client.submit_job(entrypoint="exit 0", entrypoint_resources={"nowhere": 1})
-        assert MARK in client.get_job_logs(pooled)
-        [manager] = titled(MANAGER)
-        zygotes = set(named("ray-jobs-zygote"))
-        [serving] = gateways()
-
-        # It hangs when it is replaced, and writes no more once it goes on.
-        os.kill(manager, signal.SIGSTOP)
-        installation.upgrade()
-        kill_dashboard(cluster)
-        wait_until(lambda: server_version(cluster.address) == VERSION, "the new plugin", 60)
-        assert client.get_job_status(pooled) is JobStatus.RUNNING
+def until_taken_over(cluster: Cluster) -> None:
+    """Wait until a manager of the new version leads jobs."""
+    wait_until(lambda: server_version(cluster.address) == VERSION, "the new plugin", 60)
+    with JobSubmissionClient(cluster.address) as client:
         after = client.submit_job(entrypoint="echo after")
         assert client.wait_until_finish(after, timeout=60).status is JobStatus.SUCCEEDED
         assert MARK not in client.get_job_logs(after)
-        if runs(manager):
-            os.kill(manager, signal.SIGCONT)
-        wait_until(lambda: not runs(manager), "the old manager is gone", 10)
-        assert len(set(titled(MANAGER)) - {manager}) == 1
-        assert set(named("ray-jobs-zygote")) > zygotes, "the new version has its own"
 
-        # What runs went on, under whoever has it; the old gateway sees it too, and changes nothing.
-        [successor] = titled(MANAGER)
-        with JobSubmissionClient(old_gateway) as old_client:
-            assert server_version(old_gateway) == OLD_VERSION
-            assert old_client.get_job_status(pooled) is JobStatus.RUNNING
-            by_old = old_client.submit_job(entrypoint="exit 7")
-            assert old_client.wait_until_finish(by_old, timeout=60).driver_exit_code == 7
-        assert titled(MANAGER) == [successor]
-        assert gateways() == [serving]
-        assert runs(pid)
-        assert client.stop_job(queued) is True
-        (tmp_path / "go").touch()
-        assert client.wait_until_finish(pooled, timeout=30).driver_exit_code == 5
-        assert client.wait_until_finish(own, timeout=30).driver_exit_code == 6
-        assert client.get_job_status(queued) is JobStatus.STOPPED
+
+def check_old_gateway(address: str) -> None:
+    """It works with the new manager, and doesn't replace it."""
+    [successor], [serving] = titled(MANAGER), gateways()
+    with JobSubmissionClient(address) as client:
+        assert server_version(address) == OLD_VERSION
+        job_id = client.submit_job(entrypoint="exit 7")
+        assert client.wait_until_finish(job_id, timeout=60).driver_exit_code == 7
+    assert titled(MANAGER) == [successor]
+    assert gateways() == [serving]
+
+
+async def test_manager_of_the_previous_version(
+    cluster: Cluster, installation: Installation, tmp_path: Path
+) -> None:
+    async def upgrade() -> None:
+        [manager] = titled(MANAGER)
+        for _ in range(IN_FLIGHT):
+            run.workload.begin("quick")
+        await asyncio.sleep(run.rng.uniform(*IN_FLIGHT_S))
+        # It hangs with all that in its hands, until another has taken over.
+        os.kill(manager, signal.SIGSTOP)
+        try:
+            installation.upgrade()
+            kill_dashboard(cluster)
+            await asyncio.to_thread(until_taken_over, cluster)
+            assert runs(manager), "Ray has killed it: it can't go on"
+        finally:
+            send(manager, signal.SIGCONT)
+        await asyncio.to_thread(wait_until, lambda: not runs(manager), "it is gone", 10)
+
+    (tmp_path / "jobs").mkdir()
+    with running_gateway(cluster) as old_gateway:
+        assert server_version(cluster.address) == OLD_VERSION
+        name = "upgrade, the old manager hangs and goes on"
+        async with campaign(
+            name, cluster.address, tmp_path / "jobs", kinds=(*KINDS, "own"), rate=3
+        ) as run:
+            running = [run.workload.begin(kind) for kind in ("held", "own")]
+            pids = [await run.workload.pid(each) for each in running]
+            zygotes = set(named("ray-jobs-zygote"))
+            await run.inject(upgrade, 1, (0.5, 2.0))
+            await asyncio.to_thread(check_old_gateway, old_gateway)
+            assert set(named("ray-jobs-zygote")) > zygotes, "the new version has its own"
+            assert all(map(runs, pids))
+        check_kv_is_as_listed(cluster)
+        with JobSubmissionClient(cluster.address) as client:
+            assert all(MARK in client.get_job_logs(each.submission_id) for each in running)

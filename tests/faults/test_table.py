@@ -13,7 +13,7 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.actor_killer import OWN, POOLED, actor_killer
-from tests.faults.campaign import KINDS, Campaign, campaign, times
+from tests.faults.campaign import KINDS, SUBMISSIONS_A_SECOND, Campaign, campaign, times
 from tests.faults.processes import kill_titled, named, send, titled
 
 SUPERVISOR = "ray::JobSupervisor"
@@ -75,7 +75,14 @@ class Fault(NamedTuple):
     inject: Callable[[Campaign], None]
     times: int
     pause_s: tuple[float, float]
+    kinds: tuple[str, ...] = KINDS
+    rate: float = SUBMISSIONS_A_SECOND
 
+
+#: Of these each has a supervisor of its own, which connects to the zygote anew.
+OWN_KINDS = (*KINDS, "own", "placed", "placed")
+#: A supervisor costs half a second of CPU.
+OWN_RATE = 4.0
 
 FAULTS = [
     # Now and then before it is back, mostly after.
@@ -83,7 +90,7 @@ FAULTS = [
     Fault("a supervisor killed", kill_one_supervisor, 10, (0.1, 1.5)),
     Fault("all supervisors killed", kill_supervisors, 4, (0.5, 4.0)),
     Fault("a supervisor ended by SIGTERM", terminate_one_supervisor, 6, (0.1, 1.5)),
-    Fault("the zygote killed", kill_zygotes, 6, (0.1, 1.5)),
+    Fault("the zygote killed", kill_zygotes, 12, (0.1, 0.7), OWN_KINDS, OWN_RATE),
     Fault("manager and all supervisors killed", kill_both, 4, (0.5, 6.0)),
 ]
 
@@ -91,7 +98,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 async def test_fault(cluster: Cluster, supervision: str, tmp_path: Path, fault: Fault) -> None:
     name = f"{fault.name} ({supervision})"
-    async with campaign(name, cluster.address, tmp_path) as run:
+    async with campaign(name, cluster.address, tmp_path, kinds=fault.kinds, rate=fault.rate) as run:
         await run.inject(lambda: fault.inject(run), times(fault.times), fault.pause_s)
 
 

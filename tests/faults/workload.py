@@ -175,6 +175,15 @@ class Workload:
             found: dict[str, Any] = await response.json() if response.status == 200 else {}
             return found
 
+    async def ended(self, stake: Stake, timeout_s: float) -> dict[str, Any]:
+        """Return what is known of a job as soon as it has ended, or after the timeout."""
+        async with self._session.get(
+            f"{self.address}/api/ray_jobs/v1/jobs/{stake.submission_id}/wait",
+            params={"timeout_s": str(timeout_s)},
+        ) as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
     # --- the end ----------------------------------------------------------------------------
 
     async def finish(self) -> None:
