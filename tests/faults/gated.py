@@ -44,12 +44,13 @@ class Gate:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def start(self, client: JobSubmissionClient) -> GatedJob:
-        """Have a job started that waits here. Returns once it does."""
-        job_id = client.submit_job(
-            entrypoint=f"echo pid $$; read word < {self._path}; exit {self.CODE}"
-        )
+    def start(self, client: JobSubmissionClient, jobs: int) -> list[GatedJob]:
+        """Have jobs started that wait here. Returns once they do."""
+        entrypoint = f"echo pid $$; read word < {self._path}; exit {self.CODE}"
+        submitted = [client.submit_job(entrypoint=entrypoint) for _ in range(jobs)]
+        return [self._started(client, each) for each in submitted]
 
+    def _started(self, client: JobSubmissionClient, job_id: str) -> GatedJob:
         def pids() -> list[int]:
             lines = client.get_job_logs(job_id).splitlines()
             return [int(line.split()[1]) for line in lines if line.startswith("pid ")]

@@ -63,7 +63,7 @@ def check_ended(client: JobSubmissionClient, jobs: list[GatedJob], not_before: f
 def test_jobs_of_a_killed_supervisor(client: JobSubmissionClient, tmp_path: Path) -> None:
     for number in range(times(1)):
         with Gate(tmp_path / f"one{number}") as gate:
-            jobs = [gate.start(client) for _ in range(JOBS)]
+            jobs = gate.start(client, JOBS)
             before = len(titled(SUPERVISOR))
             began = time.monotonic()
             assert kill_titled(SUPERVISOR)
@@ -81,7 +81,7 @@ def test_jobs_that_end_while_nobody_watches(client: JobSubmissionClient, tmp_pat
     """The manager is killed too, so that they aren't adopted before they have ended."""
     for number in range(times(1)):
         with Gate(tmp_path / f"two{number}") as gate:
-            jobs = [gate.start(client) for _ in range(JOBS)]
+            jobs = gate.start(client, JOBS)
             assert kill_titled(MANAGER)
             assert kill_titled(SUPERVISOR)
             opened = time.time()

@@ -68,7 +68,15 @@ def hang(pid: int) -> Callable[[Campaign], Awaitable[None]]:
     return fault
 
 
-@pytest.mark.parametrize("fault", ["GCS killed", "Redis killed", "GCS hangs", "Redis hangs"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "GCS killed",
+        pytest.param("Redis killed", marks=pytest.mark.long),
+        pytest.param("GCS hangs", marks=pytest.mark.long),
+        "Redis hangs",
+    ],
+)
 async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str) -> None:
     restart = Restart(cluster)
     inject = {
@@ -84,8 +92,9 @@ async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str
     assert restart.gcs.lives()
     assert run.workload.longest_submission_s < BACK_WITHIN_S
     assert run.longest_read_s < SHORTEST_HANG_S  # they don't wait for the GCS
-    with JobSubmissionClient(cluster.address) as client:
-        await asyncio.to_thread(check_drivers_are_followed, client)
+    if "killed" in fault:
+        with JobSubmissionClient(cluster.address) as client:
+            await asyncio.to_thread(check_drivers_are_followed, client)
 
 
 def check_drivers_are_followed(client: JobSubmissionClient) -> None:

@@ -25,23 +25,28 @@ BACK_TIMEOUT_S = 90.0
 ENDS = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[LastingCluster]:
     with lasting_cluster() as cluster:
         yield cluster
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(cluster: LastingCluster) -> Iterator[JobSubmissionClient]:
     with JobSubmissionClient(cluster.address) as client:
         yield client
 
 
 class Jobs:
-    """One job in each state."""
+    """One job in each state.
 
-    def __init__(self, client: JobSubmissionClient, folder: Path) -> None:
+    Args:
+        resource: That no node has, until the head is started again.
+    """
+
+    def __init__(self, client: JobSubmissionClient, folder: Path, resource: str) -> None:
         self.folder = folder
+        (folder / "running").mkdir()
         self._client = client
         self.ended: dict[str, tuple[JobStatus, int | None]] = {
             client.submit_job(entrypoint="echo fine"): (JobStatus.SUCCEEDED, 0),
@@ -58,7 +63,7 @@ class Jobs:
         #: Never started: nothing has what it asks for.
         self.pending = client.submit_job(
             entrypoint=f"printf x >> {folder}/pending; echo started",
-            entrypoint_resources={"later": 1},
+            entrypoint_resources={resource: 1},
         )
 
     def check(self) -> None:
@@ -105,8 +110,7 @@ def mirrored(cluster: LastingCluster) -> dict[str, str]:
 def test_killed_and_started_on_the_same_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
-    (tmp_path / "running").mkdir()
-    jobs = Jobs(client, tmp_path)
+    jobs = Jobs(client, tmp_path, "later")
     # It ends while nobody is there to record it: its keeper has written down how.
     (tmp_path / "unseen").mkdir()
     unseen, _ = start_waiting_job(client, tmp_path / "unseen")
@@ -138,13 +142,12 @@ def statuses(attempts: Path) -> str:
 def test_stopped_and_started_on_another_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
-    (tmp_path / "running").mkdir()
-    jobs = Jobs(client, tmp_path)
+    jobs = Jobs(client, tmp_path, "much_later")
     cluster.terminate()
     wait_until(lambda: not of_jobs(), "the jobs' processes are gone", GONE_WITHIN_S)
-    [session] = cluster.folder.glob("session_2*")
-    shutil.rmtree(session)
-    cluster.start(cpus=2, resources={"later": 1})
+    for session in cluster.folder.glob("session_2*"):
+        shutil.rmtree(session)
+    cluster.start(cpus=2, resources={"much_later": 1})
     jobs.check()
     for submission_id in jobs.ended:
         with pytest.raises(Exception, match="isn't on the head node"):

@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 NO_SPARE_SUPERVISORS = {"RAY_JOBS_WARM_SUPERVISORS": "0", "RAY_JOBS_WARM_IDLE_S": "0"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with plugin(enabled=True), running_cluster(NO_SPARE_SUPERVISORS, cpus=2) as cluster:
         yield cluster
@@ -27,6 +27,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
+    # Of the test before.
+    wait_until(lambda: not titled("ray::JobSupervisor"), "no supervisor without a job", 10)
     with JobSubmissionClient(cluster.address) as client:
         yield client
 
@@ -84,15 +86,6 @@ def test_keeper(client: JobSubmissionClient, tmp_path: Path) -> None:
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its shell is gone", 2)
 
 
-def test_end_of_the_node(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path) -> None:
-    _, pid = start_waiting_job(client, tmp_path)
-    keeper = parent_of(pid)
-    zygote = parent_of(keeper)
-    cluster.stop()
-    processes = [Path(f"/proc/{each}") for each in (pid, keeper, zygote)]
-    wait_until(lambda: not any(each.exists() for each in processes), "they are gone", 5)
-
-
 def test_supervisor_in_its_first_moment(client: JobSubmissionClient) -> None:
     client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
     for _ in range(4):
@@ -135,3 +128,13 @@ def test_manager_leads_on_though_nobody_asks(client: JobSubmissionClient, tmp_pa
     wait_until(lambda: bool(titled("ray::JobSupervisor")), "the job is adopted", 30)
     (tmp_path / "go").touch()
     assert client.wait_until_finish(job_id, timeout=30).driver_exit_code == 5
+
+
+def test_end_of_the_node(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path) -> None:
+    """The last one: it ends the cluster."""
+    _, pid = start_waiting_job(client, tmp_path)
+    keeper = parent_of(pid)
+    zygote = parent_of(keeper)
+    cluster.stop()
+    processes = [Path(f"/proc/{each}") for each in (pid, keeper, zygote)]
+    wait_until(lambda: not any(each.exists() for each in processes), "they are gone", 5)

@@ -20,7 +20,7 @@ HELD = 4
 BURST = {"each its own": 8, "shared": 40}
 
 
-@pytest.fixture(params=BURST)
+@pytest.fixture(params=[pytest.param("each its own", marks=pytest.mark.long), "shared"])
 def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
     env = {"RAY_JOBS_WARM_IDLE_S": "1", "RAY_JOBS_WARM_SUPERVISORS": "1"}
     if request.param == "shared":
@@ -38,9 +38,9 @@ def test_jobs_do_not_notice(
 ) -> None:
     burst = BURST[request.node.callspec.params["client"]]
     with Gate(tmp_path / "held") as held, Gate(tmp_path / "burst") as gate:
-        jobs = [held.start(client) for _ in range(HELD // 2)]
-        others = [gate.start(client) for _ in range(burst)]
-        jobs += [held.start(client) for _ in range(HELD // 2)]
+        jobs = held.start(client, HELD // 2)
+        others = gate.start(client, burst)
+        jobs += held.start(client, HELD // 2)
         before = set(titled(SUPERVISOR))
         gate.open(burst)
         for job in others:

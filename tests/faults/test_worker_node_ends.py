@@ -74,7 +74,13 @@ def end_under_a_job(cluster: Cluster, end: Callable[[int], None], pause_s: float
     return noticed_s
 
 
-@pytest.mark.parametrize("fault", ENDS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "a worker node's raylet",
+        pytest.param("all of a worker node", marks=pytest.mark.long),
+    ],
+)
 async def test_end_of_a_worker_node(cluster: Cluster, tmp_path: Path, fault: str) -> None:
     async def inject() -> None:
         pause_s = run.rng.uniform(*PAUSE_S)
