@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,14 @@ from ray_jobs import plugin as ray_jobs_plugin
 from ray_jobs.errors import RayJobsError
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.campaign import ROWS, Row
 from tests.faults.faces import (
     kill_dashboard,
     nobody_ends_it_for_a_dead_process,
     watched_dashboard,
 )
 from tests.faults.processes import of_jobs, runs, start_waiting_job
+from tests.faults.workload import Verdict
 from tests.waiting import wait_until
 
 FAILED, RUNNING = JobStatus.FAILED, JobStatus.RUNNING
@@ -47,9 +50,12 @@ def is_served_by_us(cluster: Cluster) -> bool | None:
             return None
 
 
-def restart_dashboard(cluster: Cluster, *, served_by_us: bool) -> None:
+def restart_dashboard(cluster: Cluster, *, served_by_us: bool) -> float:
+    """Return the seconds until it answers again."""
+    began = time.monotonic()
     kill_dashboard(cluster)
     wait_until(lambda: is_served_by_us(cluster) is served_by_us, "the dashboard", 60)
+    return time.monotonic() - began
 
 
 def shown_by_ray(cluster: Cluster, job_id: str) -> tuple[str, int | None]:
@@ -69,21 +75,41 @@ def until_mirrored(cluster: Cluster, job_id: str) -> None:
 
 
 def start_own(client: JobSubmissionClient, folder: Path) -> str:
-    command = f"while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 6"
+    command = f"echo pid $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 6"
     job_id = client.submit_job(entrypoint=command, entrypoint_num_cpus=0.1)
     wait_until(lambda: client.get_job_status(job_id) is RUNNING, "it runs", 30)
     return job_id
 
 
-def test_disabled_and_enabled_again(cluster: Cluster, tmp_path: Path) -> None:
+def start_deaf(client: JobSubmissionClient) -> str:
+    """Have a job run that ends some seconds after its stop."""
+    job_id = client.submit_job(
+        entrypoint="trap '' TERM; echo pid $$; while :; do sleep 0.1; done",
+        runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "3"}},
+    )
+    wait_until(lambda: starts(client, job_id) == 1, "it runs", 30)
+    return job_id
+
+
+def starts(client: JobSubmissionClient, job_id: str) -> int:
+    lines = client.get_job_logs(job_id).splitlines()
+    return sum(line.startswith("pid ") for line in lines)
+
+
+def test_disabled_and_enabled_again(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path
+) -> None:
     with JobSubmissionClient(cluster.address) as client:
         ending, ending_pid = start_waiting_job(client, tmp_path)
         stopped, stopped_pid = start_waiting_job(client, tmp_path / "never")
         own, own_stopped = start_own(client, tmp_path), start_own(client, tmp_path / "never")
         ended_meanwhile, _ = start_waiting_job(client, tmp_path / "soon")
+        queued = client.submit_job(entrypoint="exit 0", entrypoint_resources={"nowhere": 1})
+        stopping = start_deaf(client)
+        assert client.stop_job(stopping) is True
 
     ray_jobs_plugin.disable(force=True)
-    restart_dashboard(cluster, served_by_us=False)
+    away_s = [restart_dashboard(cluster, served_by_us=False)]
     with JobSubmissionClient(cluster.address) as client:
         # Its manager starts with that, and looks for the supervisors of all that runs.
         by_ray = client.submit_job(entrypoint="echo by ray")
@@ -100,7 +126,7 @@ def test_disabled_and_enabled_again(cluster: Cluster, tmp_path: Path) -> None:
     assert runs(stopped_pid)
 
     ray_jobs_plugin.enable()
-    restart_dashboard(cluster, served_by_us=True)
+    away_s.append(restart_dashboard(cluster, served_by_us=True))
     with JobSubmissionClient(cluster.address) as client:
         running = (ending, stopped, own, own_stopped)
         assert {client.get_job_status(each) for each in running} == {RUNNING}
@@ -108,6 +134,13 @@ def test_disabled_and_enabled_again(cluster: Cluster, tmp_path: Path) -> None:
             until_mirrored(cluster, each)
         wait_until(lambda: by_ray in client.list_jobs(), "the job of Ray's server", 10)
         assert client.get_job_status(by_ray) is JobStatus.SUCCEEDED
+        assert client.get_job_status(stopping) is JobStatus.STOPPED
+        assert client.get_job_status(queued) is JobStatus.PENDING
+        assert client.stop_job(queued) is True
+        assert client.get_job_status(queued) is JobStatus.STOPPED
+        began = time.monotonic()
+        client.submit_job(entrypoint="true")
+        submission_s = time.monotonic() - began
         for each in (stopped, own_stopped):
             assert client.stop_job(each) is True
             assert client.wait_until_finish(each, timeout=30).status is JobStatus.STOPPED
@@ -117,4 +150,9 @@ def test_disabled_and_enabled_again(cluster: Cluster, tmp_path: Path) -> None:
             info = client.wait_until_finish(each, timeout=30)
             assert (info.status, info.driver_exit_code) == (FAILED, code)
             assert shown_by_ray(cluster, each) == ("FAILED", code)
+        for each in (*running, ended_meanwhile, stopping):
+            assert starts(client, each) == 1
     wait_until(lambda: not of_jobs(), "no process is left", 5)
+    name = f"plugin off and on ({request.node.callspec.params['cluster']})"
+    held = Verdict(len(running) + 3, [], [], [], [])  # or it would have failed
+    ROWS.append(Row(name, len(away_s), held, max(away_s), submission_s, None))
