@@ -49,6 +49,7 @@ KEEPER_RETRY_S = 0.02
 #: How many zygotes are asked for a keeper, each killed before it has forked one.
 MAX_SPAWNS = 10
 CHANNEL_BACKLOG = 8
+Spawned = tuple[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class StaleEpochError(RuntimeError):
@@ -307,9 +308,7 @@ class JobSupervisor:
                 writer.close()
                 await self._attach(attempt)
 
-    async def _spawned(
-        self, order: dict[str, Any]
-    ) -> tuple[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _spawned(self, order: dict[str, Any]) -> Spawned:
         """Have a keeper forked. Returns its first status, and the connection to it.
 
         Who was asked and says nothing is dead, zygote or keeper: another is asked, unless the
@@ -381,15 +380,9 @@ class JobSupervisor:
 
     def _begin_bounding(self, attempt: Attempt) -> None:
         if attempt.max_log_bytes is not None:
-            attempt.bounding = asyncio.ensure_future(
-                keep_bounded(
-                    attempt.log_path,
-                    attempt.max_log_bytes,
-                    self._growth,
-                    attempt.finished,
-                    lambda: attempt.copied,
-                )
-            )
+            path, most, ended = attempt.log_path, attempt.max_log_bytes, attempt.finished
+            bounding = keep_bounded(path, most, self._growth, ended, lambda: attempt.copied)
+            attempt.bounding = asyncio.ensure_future(bounding)
 
     async def _outcome_without_keeper(self, attempt: Attempt) -> dict[str, Any]:
         status = read_status(attempt.directory)
