@@ -33,7 +33,7 @@ address = handed.options["address"]
 handed.tell_ready(handed.options["raylet"], "10.0.0.1:6379" if address == "auto" else address)
 while True:
     connection, _ = listener.accept()
-    connection.sendall(f"{os.getpid()} {address}".encode())
+    connection.sendall((str(os.getpid()) + " " + address).encode())
     connection.close()
 """
 WATCHING = """
@@ -164,7 +164,7 @@ def test_a_killed_watcher_takes_the_other_with_it(start: Start) -> None:
 
 
 def test_both_end_with_the_raylet(start: Start) -> None:
-    with subprocess.Popen(["sleep", "1000"]) as raylet:
+    with subprocess.Popen(["sleep", "30"]) as raylet:
         watcher = start("deaf", raylet.pid)
         serving = who_serves(port_of(watcher))
         raylet.kill()  # nobody looks at its exit status yet
