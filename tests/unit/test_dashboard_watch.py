@@ -124,9 +124,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def test_one_that_dies_is_started_as_it_was(
-    node: Node, dashboard: subprocess.Popen[bytes]
-) -> None:
+def test_one_that_dies_is_started_as_it_was(node: Node, dashboard: subprocess.Popen[bytes]) -> None:
     until_said(node.watch(), "watching")
     [before] = dashboards(node.address)
     kill(dashboard)
@@ -208,9 +206,7 @@ def test_a_watcher_whose_words_cannot_be_written_goes_on(
     node.until_another(dashboard.pid)
 
 
-def test_a_working_folder_that_was_deleted(
-    node: Node, dashboard: subprocess.Popen[bytes]
-) -> None:
+def test_a_working_folder_that_was_deleted(node: Node, dashboard: subprocess.Popen[bytes]) -> None:
     shutil.rmtree(node.working_folder)
     [found] = dashboards(node.address)
     assert found.folder.endswith(" (deleted)")

@@ -153,9 +153,7 @@ async def test_one_that_was_restarted_with_the_old_code_is_replaced(
 def test_two_faces_at_once_find_the_same_successor(actors: Actors) -> None:
     actors.named, actors.name_lingers = "a", 5
     found: list[Any] = []
-    faces = [
-        threading.Thread(target=lambda: found.append(replace_manager("a"))) for _ in range(2)
-    ]
+    faces = [threading.Thread(target=lambda: found.append(replace_manager("a"))) for _ in range(2)]
     for face in faces:
         face.start()
     for face in faces:
