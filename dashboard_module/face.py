@@ -22,6 +22,7 @@ from ray_jobs.models import JobStatus, JobType, SubmitRequest
 from ray_jobs.records import ManagerReply, decode_reply
 
 from .driver_follower import DriverFollower
+from .errors import persistently
 from .follower import Follower
 from .guard.audit import note_job
 from .guard.limits import Gauge
@@ -89,11 +90,23 @@ class Face:
         self._drivers = DriverFollower(drivers, self._on_drivers)
         self._follower = Follower(manager, store, self._drivers.table.driver_of)
         self._tails: set[asyncio.Task[None]] = set()
+        self._attaching: asyncio.Task[None] | None = None
         #: Submissions on their way, and with the jobs in the queue their limit.
         self._submitting = Gauge(config.max_queued_jobs, "jobs in the queue")
 
     async def start(self) -> None:
-        """Begin to serve. No work is done before the first request."""
+        """Begin to serve.
+
+        Where there was a manager it is looked for now: it may be dead, or of an earlier version,
+        and the first request may come late.
+        """
+        self._attaching = asyncio.ensure_future(
+            persistently("Looking for the job manager", self._attach_once)
+        )
+
+    async def _attach_once(self) -> bool:
+        await self._manager.attach(create=False)
+        return False
 
     async def close(self) -> None:
         """End tails and waits, and stop following the cluster. No-op the second time."""
@@ -101,6 +114,9 @@ class Face:
         self._follower.replica.wake_all()
         if self._tails:
             await asyncio.wait(self._tails, timeout=CLOSE_PATIENCE_S)
+        if self._attaching is not None:
+            self._attaching.cancel()
+            await asyncio.wait([self._attaching])
         await self._drivers.close()
         await self._follower.close()
         self.log_threads.shutdown(wait=False)

@@ -52,7 +52,7 @@ class GatewayError(RayJobsError):
 
 def serve(
     listeners: Sequence[socket.socket],
-    tell_ready: Callable[[int | None], None],
+    tell_ready: Callable[[int | None, str], None],
     *,
     address: str,
     host: str,
@@ -66,7 +66,7 @@ def serve(
 
     Args:
         listeners: Bound sockets. They listen once it is known that the gateway may serve there.
-        tell_ready: Called with the raylet's pid once connections are accepted.
+        tell_ready: Called with the raylet's pid and the GCS's address once it accepts connections.
         host: Where the sockets are bound.
         allowed_hosts: Names in `Host` that are taken beside this machine's own.
         redact_always: Keep secrets from everyone, not from browsers only.
@@ -130,7 +130,7 @@ def probe(address: str) -> None:
 async def _serve(
     guard: Guard,
     listeners: Sequence[socket.socket],
-    tell_ready: Callable[[int | None], None],
+    tell_ready: Callable[[int | None, str], None],
     tls: ssl.SSLContext | None,
 ) -> None:
     face = make_face(guard)
@@ -152,7 +152,7 @@ async def _serve(
         raise GatewayError(f"Can't listen on {where}: {error.strerror}.") from None
     sweeping = asyncio.ensure_future(connections.sweep(runner))
     raylet = _ray.raylet_pid()
-    tell_ready(raylet)
+    tell_ready(raylet, ray.get_runtime_context().gcs_address)
     try:
         await until_told_to_end(raylet)
     finally:

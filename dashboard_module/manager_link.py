@@ -51,32 +51,51 @@ class RayManager:
         self._handle: Any = None
         self._connected = False
         self._lock = asyncio.Lock()
+        #: Searches on their way, by whether they create.
+        self._searches: dict[bool, asyncio.Task[None]] = {}
 
     async def attach(self, create: bool) -> bool:
         """Find the manager, or start it if `create`. Returns whether there is one.
 
         One of an earlier version is replaced. Where there was one there will be one again.
+        Raises `ServerNotReady`, also when it takes too long: the search goes on then.
         """
-        if self._handle is not None:
-            return True
+        if self._handle is None:
+            search = self._searches.get(create)
+            if search is None or search.done():
+                search = self._searches[create] = asyncio.ensure_future(self._search(create))
+                # Everyone who waits for it may be gone when it fails.
+                search.add_done_callback(lambda done: done.cancelled() or done.exception())
+            try:
+                # What it does in a thread can't be cancelled, and mustn't be done twice at once.
+                await asyncio.wait_for(asyncio.shield(search), CALL_TIMEOUT_S)
+            except asyncio.TimeoutError as error:
+                raise not_ready(error) from None
+        return self._handle is not None
+
+    async def _search(self, create: bool) -> None:
         async with self._lock:
             if self._handle is None:
                 with cluster_trouble():
-                    claim = await latest_claim(self._kv)
-                    self._handle = await asyncio.to_thread(self._find, create, claim)
+                    self._handle = await self._find(create)
                 self._hang_up()  # it may be another manager's channel
-        return self._handle is not None
 
-    def _find(self, create: bool, claim: Claim | None) -> Any:
+    async def _find(self, create: bool) -> Any:
+        claim = await latest_claim(self._kv)
+        if claim is None and not create:
+            return None  # nothing was ever submitted: not even a connection is made
         if not self._connected:
-            self._connect()
+            await asyncio.to_thread(self._connect)
             self._connected = True
-        manager = find_manager()
-        if manager is not None and claim is not None and is_outdated(manager, claim):
-            logger.warning("The manager of version %s gives way to %s.", claim.version, VERSION)
-            return replace_manager(manager)
-        if manager is None and (create or claim is not None):
-            return start_manager()
+        manager = await asyncio.to_thread(find_manager)
+        if manager is None:
+            return await asyncio.to_thread(start_manager)
+        while claim is not None and is_outdated(manager, claim):
+            # Ray may have restarted it meanwhile, under its id but with the new code.
+            seen, claim = claim, await latest_claim(self._kv)
+            if claim == seen:
+                logger.warning("The manager of version %s gives way to %s.", seen.version, VERSION)
+                return await asyncio.to_thread(replace_manager, manager)
         return manager
 
     def _hang_up(self) -> None:
@@ -101,7 +120,6 @@ class RayManager:
 
         Ray repeats an actor call while the manager restarts. Each call is idempotent.
         """
-        await self.attach(create=True)
         try:
             return await asyncio.wait_for(self._call_somehow(method, *args), CALL_TIMEOUT_S)
         except RayActorError as error:
@@ -111,6 +129,7 @@ class RayManager:
             raise not_ready(error) from None
 
     async def _call_somehow(self, method: str, *args: Any) -> bytes:
+        await self.attach(create=True)
         handle = self._handle  # another call may forget it meanwhile
         if handle is None:
             raise CallFailed("The manager has died.")

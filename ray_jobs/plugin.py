@@ -10,6 +10,7 @@ from pathlib import Path
 from ray_jobs.client import JobSubmissionClient
 from ray_jobs.errors import INSTALL_HINT, JobNotTerminal, RayJobsError, ServerUnreachable
 from ray_jobs.models import JobStatus, JobType
+from ray_jobs.node_processes import raylets
 
 FILE_NAME = "ray_jobs_plugin.py"
 #: Ray imports this file in the dashboard and in the agent of every node. An exception would take
@@ -83,7 +84,8 @@ def enable() -> str:
 def disable(*, force: bool = False, address: str | None = None) -> str:
     """Remove the plugin's file. Returns what was done, for people.
 
-    Refused with `JobNotTerminal` while jobs of ours run on the cluster at `address`, unless forced.
+    Refused while jobs of ours run on the cluster at `address`, unless forced: with
+    `JobNotTerminal`, or `PluginError` when a cluster runs here but nobody answers at `address`.
     """
     path = plugin_path()
     if not path.exists():
@@ -129,8 +131,13 @@ def _live_jobs(address: str | None) -> list[str]:
             if not client.get_server_info().is_ray_jobs:
                 return []
             jobs = client.list_jobs()
-        except ServerUnreachable:
-            return []
+        except ServerUnreachable as error:
+            if not raylets():
+                return []
+            raise PluginError(
+                f"A cluster runs here, but nobody tells whether its jobs do: {error.message}",
+                hint="Give its job server's --address, or disable with --force.",
+            ) from None
     live = (JobStatus.PENDING, JobStatus.RUNNING)
     return [
         job_id

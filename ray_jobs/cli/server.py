@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -92,11 +94,29 @@ def serve(
 def _serve_watched(handover: str) -> None:
     from ray_jobs.handover import Handover
 
-    handed = Handover.decoded(handover)
+    try:
+        handed = Handover.decoded(handover)
+    except ValueError as error:
+        raise RayJobsError(
+            f"What the watcher of this gateway handed over can't be read: {error}.",
+            hint="It may be of another version: start `ray-jobs serve` anew.",
+        ) from None
     handed.die_with_watcher()
     from ray_jobs.dashboard_module.gateway import serve as serve_gateway
 
-    serve_gateway(handed.sockets(), handed.tell_ready, **handed.options)
+    listeners = handed.sockets()
+    host = listeners[0].getsockname()[0]
+    options = options_of(serve_gateway, {"address": "auto", "host": host, **handed.options})
+    serve_gateway(listeners, handed.tell_ready, **options)
+
+
+def options_of(function: Callable[..., object], handed: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that a function takes: its watcher may be of another version."""
+    taken = inspect.signature(function).parameters
+    unknown = sorted(handed.keys() - taken.keys())
+    if unknown:
+        click.echo(f"Options of another version are left out: {', '.join(unknown)}.", err=True)
+    return {name: value for name, value in handed.items() if name in taken}
 
 
 @click.group()

@@ -16,17 +16,17 @@ import time
 from typing import Any
 
 from ray_jobs.errors import RayJobsError
-from ray_jobs.handover import Handover, runs
+from ray_jobs.handover import READY_BYTES, Handover, Ready, runs, tell
 
 #: How often the watcher looks whether the raylet lives: nobody tells it. In seconds.
-NODE_CHECK_S = 1.0
+NODE_CHECK_S = 0.25
 #: A gateway that served for so long died of something else than the one before it.
 LASTING_S = 10.0
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
 #: How long the gateway may take to end, in seconds: told to, and when its cluster is gone.
 END_TIMEOUT_S = 15.0
-ORPHANED_TIMEOUT_S = 2.5
+ORPHANED_TIMEOUT_S = 2.0
 
 #: With the modules of this process, whatever the working folder holds.
 _PROGRAM = (
@@ -84,7 +84,7 @@ class Watcher:
         self, listeners: list[socket.socket], options: dict[str, Any], *, debug: bool
     ) -> None:
         self._listeners = listeners
-        self._options = options
+        self._options = dict(options)
         self._debug = debug
         self._raylet_pid = 0
         self._has_served = False
@@ -101,7 +101,7 @@ class Watcher:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # it wakes `_wait`
         while True:
             begun = time.monotonic()
-            code = self._serve_once()
+            code = self._try_to_serve()
             if self._told_to_end or self._cluster_is_gone():
                 return 0
             if code == 0 or not self._has_served:
@@ -116,44 +116,62 @@ class Watcher:
     def _next_pause_s(self, lasted: bool) -> float:
         return FIRST_PAUSE_S if lasted else min(LAST_PAUSE_S, max(FIRST_PAUSE_S, self._pause_s * 2))
 
+    def _try_to_serve(self) -> int:
+        """Serve once. What the system refuses now, it may give in a while."""
+        try:
+            return self._serve_once()
+        except OSError as error:
+            if not self._has_served:
+                raise RayJobsError(f"The gateway can't be started: {error}.") from None
+            say(f"It can't be started: {error}.")
+            return 1
+
     def _serve_once(self) -> int:
         """Start the gateway and wait for its end. Returns its exit code, as of `Popen`."""
         ready, told = os.pipe()
-        listeners = [listener.fileno() for listener in self._listeners]
-        handover = Handover(os.getpid(), listeners, told, self._options)
-        words = [*(["--debug"] if self._debug else []), "serve", "--handover", handover.encoded()]
-        child = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM.format(path=sys.path), *words],
-            pass_fds=[*listeners, told],
-            # A terminal's Ctrl-C is for the watcher, which tells it once.
-            start_new_session=True,
-        )
-        os.close(told)
-        try:
-            with open(ready, "rb") as pipe:
+        with open(ready, "rb", buffering=0) as pipe:
+            try:
+                child = self._start(told)
+            finally:
+                os.close(told)
+            try:
                 while child.poll() is None:
                     self._wait(NODE_CHECK_S, None if pipe.closed else pipe.fileno())
                     if not pipe.closed and is_readable(pipe.fileno()):
-                        self._hear(pipe.readline())
+                        self._hear(pipe.read(READY_BYTES))
                         pipe.close()
                     if self._told_to_end:
                         return end(child, END_TIMEOUT_S)
                     if self._cluster_is_gone():
                         return end(child, ORPHANED_TIMEOUT_S)
-            return child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+                return child.wait()
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
 
-    def _hear(self, line: bytes) -> None:
-        """Note that connections are accepted. Nothing is said if it died before."""
-        if not line:
+    def _start(self, told: int) -> subprocess.Popen[bytes]:
+        listeners = [listener.fileno() for listener in self._listeners]
+        handover = Handover(os.getpid(), listeners, told, self._options)
+        words = [*(["--debug"] if self._debug else []), "serve", "--handover", handover.encoded()]
+        return subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM.format(path=sys.path), *words],
+            pass_fds=[*listeners, told],
+            # A terminal's Ctrl-C is for the watcher, which tells it once.
+            start_new_session=True,
+        )
+
+    def _hear(self, told: bytes) -> None:
+        """Note that connections are accepted. Nothing is told if it died before."""
+        if not told:
             return
-        self._raylet_pid = int(line) or self._raylet_pid
+        ready = Ready.decoded(told)
+        self._raylet_pid = ready.raylet or self._raylet_pid
+        # Looked for once: by now "auto" may be another cluster.
+        self._options["address"] = ready.gcs_address or self._options["address"]
         if not self._has_served:
             self._has_served = True
-            print(f"ray-jobs gateway listening on {self._url()}", flush=True)
+            tell(sys.stdout, f"ray-jobs gateway listening on {self._url()}")
 
     def _url(self) -> str:
         host = self._options["host"]
@@ -197,4 +215,4 @@ def end(child: subprocess.Popen[bytes], timeout_s: float) -> int:
 
 
 def say(text: str) -> None:
-    print(f"ray-jobs gateway: {text}", file=sys.stderr, flush=True)
+    tell(sys.stderr, f"ray-jobs gateway: {text}")

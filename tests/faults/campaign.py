@@ -18,6 +18,8 @@ from tests.faults.workload import Verdict, Workload
 KINDS = ("quick",) * 4 + ("short",) * 4 + ("held",) * 2 + ("stopped",) * 3 + ("family", "queued")
 SUBMISSIONS_A_SECOND = 6.0
 PROBE_S = 0.02
+#: A fault that finds nothing more often than this is none.
+MISSES_A_HIT = 10
 ABORT_TIMEOUT_S = 20.0
 SEED_ENV_VAR = "RAY_JOBS_FAULT_SEED"
 #: `make test` shows that it holds, `make test-long` that it holds at rare moments too.
@@ -65,17 +67,30 @@ class Campaign:
 
     async def inject(
         self,
-        fault: Callable[[], Awaitable[None] | None],
+        fault: Callable[[], Awaitable[bool | None] | bool | None],
         count: int,
         pause_s: tuple[float, float],
+        ready: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        """Inject a fault again and again, with pauses of random lengths."""
-        for _ in range(count):
+        """Inject a fault again and again, with pauses of random lengths.
+
+        Args:
+            fault: Returns False when there was nothing to hit: it is injected again instead.
+            ready: Waited for before each pause. Called with how many have hit so far.
+        """
+        hits = misses = 0
+        while hits < count:
+            if ready is not None:
+                await ready(hits)
             await asyncio.sleep(self.rng.uniform(*pause_s))
             self.workload.injected_at = time.monotonic()
             done = fault()
-            if done is not None:
-                await done
+            hit = done if done is None or isinstance(done, bool) else await done
+            if hit is False:
+                misses += 1
+                assert misses <= MISSES_A_HIT * count, "there is nothing to hit"
+                continue
+            hits += 1
             self.injected += 1
 
     async def probe(self) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import aiohttp
 
 from ray_jobs.dashboard_watch import find_dashboard
 from ray_jobs.errors import RayJobsError
@@ -14,6 +18,9 @@ from tests.cluster import BIN, Cluster
 from tests.faults.processes import processes, send
 
 WATCHER_END_TIMEOUT_S = 10.0
+SERVING_TIMEOUT_S = 60.0
+PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
+RETRY_S = 0.1
 
 
 def gateways() -> list[int]:
@@ -26,15 +33,43 @@ def gateways() -> list[int]:
     return found
 
 
-def kill_gateway() -> None:
-    for pid in gateways():
+def kill_gateway() -> bool:
+    """Kill the gateway. Returns False while there is none."""
+    pids = gateways()
+    for pid in pids:
         send(pid)
+    return bool(pids)
 
 
-def kill_dashboard(cluster: Cluster) -> None:
-    """Kill the dashboard. No-op while there is none, or one that has just been forked."""
+def kill_dashboard(cluster: Cluster) -> bool:
+    """Kill the dashboard. Returns False while there is none, or one that was just forked."""
     with contextlib.suppress(RayJobsError):
         send(find_dashboard(cluster.gcs_address).pid)
+        return True
+    return False
+
+
+def serving(address: str) -> Callable[[int], Awaitable[None]]:
+    """Return what waits until a server serves, but for the second injection.
+
+    That one comes while the server starts, if it does: the watchers' pauses grow, and outages of
+    two in a row would later be longer than clients are patient.
+    """
+
+    async def wait(injected: int) -> None:
+        deadline = time.monotonic() + SERVING_TIMEOUT_S
+        while injected != 1:
+            with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+                async with (
+                    aiohttp.ClientSession(timeout=PROBE_TIMEOUT) as session,
+                    session.get(f"{address}/api/ray_jobs/v1/server") as response,
+                ):
+                    if response.status == 200:
+                        return
+            assert time.monotonic() < deadline, "it doesn't come back"
+            await asyncio.sleep(RETRY_S)
+
+    return wait
 
 
 @contextlib.contextmanager

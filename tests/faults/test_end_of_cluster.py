@@ -13,8 +13,10 @@ import pytest
 
 from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.faults.campaign import ROWS, SUBMISSIONS_A_SECOND, Row, seeded, times
-from tests.faults.processes import named, of_jobs, runs, send
+from tests.faults.faces import gateways
+from tests.faults.processes import named, of_jobs, parent_of, runs, send
 from tests.faults.workload import Verdict, Workload
+from tests.gateway import running_gateway
 
 #: One of each runs for certain; others come and go.
 RUNNING = ("held", "deaf", "forking", "daemons")
@@ -57,8 +59,11 @@ def left_behind(cluster: Cluster) -> list[str]:
     ]
 
 
-async def seconds_until_gone(cluster: Cluster, raylet: int) -> float:
+async def seconds_until_gone(cluster: Cluster, raylet: int, faces: list[int]) -> float:
     """Wait for the raylet's end, however long Ray takes for it, and for the jobs' ends.
+
+    Args:
+        faces: Processes of gateways, which are to be gone with the jobs.
 
     Returns the seconds from the former to the latter.
     """
@@ -67,7 +72,7 @@ async def seconds_until_gone(cluster: Cluster, raylet: int) -> float:
         assert time.monotonic() < deadline, "the raylet doesn't end"
         await asyncio.sleep(RETRY_S)
     began = time.monotonic()
-    while left := left_behind(cluster):
+    while left := [*left_behind(cluster), *(f"{pid}: a gateway" for pid in faces if runs(pid))]:
         assert time.monotonic() < began + GONE_S, left
         await asyncio.sleep(RETRY_S)
     return time.monotonic() - began
@@ -85,8 +90,10 @@ async def end_once(
         await asyncio.sleep(rng.uniform(0, 1.5))
         assert len(left_behind(cluster)) > len(RUNNING)
         raylet = raylet_of(cluster)
+        faces = [*gateways(), *map(parent_of, gateways())]
+        assert len(faces) == 2
         ending = asyncio.ensure_future(asyncio.to_thread(end, cluster))
-        gone_s = await seconds_until_gone(cluster, raylet)
+        gone_s = await seconds_until_gone(cluster, raylet, faces)
         await ending
         cluster.kill()
         # Nor is anything started that was about to be.
@@ -105,7 +112,11 @@ async def test_end_of_cluster(tmp_path: Path, fault: str) -> None:
     for number in range(count):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with plugin(enabled=True), running_cluster(DENSE, cpus=2) as cluster:
+        with (
+            plugin(enabled=True),
+            running_cluster(DENSE, cpus=2) as cluster,
+            running_gateway(cluster, ends_by_itself=True),
+        ):
             gone_s, workload = await end_once(ENDS[fault], cluster, folder, rng)
         longest_s = max(longest_s, gone_s)
         jobs += sum(each.acknowledged for each in workload.jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from tests.faults.faces import (
     kill_dashboard,
     kill_gateway,
     nobody_ends_it_for_a_dead_process,
+    serving,
     watched_dashboard,
 )
 from tests.faults.processes import kill_titled, named, parent_of, runs, send, titled
@@ -55,7 +57,8 @@ def gateway(cluster: Cluster) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
+# For each test another watcher: the pauses of one grow.
+@pytest.fixture
 def dashboard(cluster: Cluster) -> Iterator[str]:
     with watched_dashboard(cluster):
         yield cluster.address
@@ -63,41 +66,49 @@ def dashboard(cluster: Cluster) -> Iterator[str]:
 
 async def test_gateway(gateway: str, tmp_path: Path) -> None:
     async with campaign("the gateway killed", gateway, tmp_path) as run:
-        await run.inject(kill_gateway, times(5), (0.1, 3.0))
+        await run.inject(kill_gateway, times(5), (0.1, 3.0), serving(gateway))
 
 
 async def test_dashboard(cluster: Cluster, dashboard: str, tmp_path: Path) -> None:
     async with campaign("the dashboard killed", dashboard, tmp_path) as run:
         # Now and then while it starts, mostly after.
-        await run.inject(lambda: kill_dashboard(cluster), times(2), (1.0, 7.0))
+        kill = functools.partial(kill_dashboard, cluster)
+        await run.inject(kill, times(2), (1.0, 7.0), serving(dashboard))
 
 
 async def test_all_within_a_second(cluster: Cluster, dashboard: str, tmp_path: Path) -> None:
     name = "manager, supervisor and dashboard within a second"
     async with campaign(name, dashboard, tmp_path) as run:
-        await run.inject(lambda: kill_all(cluster, run), times(2), (1.0, 8.0))
+        kill = functools.partial(kill_all, cluster, run)
+        await run.inject(kill, times(2), (1.0, 8.0), serving(dashboard))
 
 
-async def kill_all(cluster: Cluster, run: Campaign) -> None:
-    """Kill manager, a supervisor and the dashboard in any order, within a second."""
+async def kill_all(cluster: Cluster, run: Campaign) -> bool:
+    """Kill manager, a supervisor and the dashboard in any order, within a second.
 
-    def kill_a_supervisor() -> None:
+    Returns whether all three were there.
+    """
+
+    def kill_a_supervisor() -> bool:
         pids = titled("ray::JobSupervisor")
         if pids:
             send(run.rng.choice(pids))
+        return bool(pids)
 
-    def kill_manager() -> None:
-        kill_titled("ray::JobManager")
+    def kill_manager() -> bool:
+        return bool(kill_titled("ray::JobManager"))
 
-    faults: list[Callable[[], object]] = [
+    faults: list[Callable[[], bool]] = [
         kill_manager,
         kill_a_supervisor,
         lambda: kill_dashboard(cluster),
     ]
     run.rng.shuffle(faults)
+    hits = []
     for fault in faults:
-        fault()
+        hits.append(fault())
         await asyncio.sleep(run.rng.uniform(0, 0.4))
+    return all(hits)
 
 
 @pytest.mark.parametrize("face", ["gateway", "dashboard"])
@@ -121,9 +132,10 @@ async def test_tails_go_on(
             tail_at_a_shell(cluster, address, job_id),
         )
         if face == "gateway":
-            await run.inject(kill_gateway, times(4), (0.3, 1.5))
+            await run.inject(kill_gateway, times(4), (0.3, 1.5), serving(address))
         else:
-            await run.inject(lambda: kill_dashboard(cluster), times(1), (0.5, 2.0))
+            kill = functools.partial(kill_dashboard, cluster)
+            await run.inject(kill, times(1), (0.5, 2.0), serving(address))
         found = await asyncio.wait_for(tails, 60 * times(1))
         log = (cluster.logs_dir / f"job-driver-{job_id}.log").read_bytes()
         assert log.count(b"\n") == LINES + 1
@@ -167,10 +179,10 @@ def test_gateway_and_its_watcher_die_together(cluster: Cluster) -> None:
 def test_all_end_with_the_raylet(cluster: Cluster, gateway: str, dashboard: str) -> None:
     """The last one: it ends the cluster."""
     del gateway, dashboard
-    serving = gateways()
-    watchers = [parent_of(pid) for pid in serving]
+    faces = gateways()
+    watchers = [parent_of(pid) for pid in faces]
     [raylet] = named("raylet")
     os.kill(raylet, signal.SIGKILL)
     killed = time.monotonic()
-    wait_until(lambda: not any(map(runs, [*serving, *watchers])), "the gateway is gone", 5)
+    wait_until(lambda: not any(map(runs, [*faces, *watchers])), "the gateway is gone", 5)
     print(f"gone {time.monotonic() - killed:.1f} s after the raylet")

@@ -16,7 +16,7 @@ from ray_jobs.errors import RayJobsError
 from ray_jobs.handover import runs
 from tests.waiting import wait_until
 
-#: It tells each client its pid, and obeys no SIGTERM if `deaf`.
+#: It tells each client its pid and the address of its cluster, and obeys no SIGTERM if `deaf`.
 SERVING = """
 import os, signal, sys
 from ray_jobs.handover import Handover
@@ -29,20 +29,34 @@ if mode == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 [listener] = handed.sockets()
 listener.listen(8)
-handed.tell_ready(handed.options["raylet"])
+address = handed.options["address"]
+handed.tell_ready(handed.options["raylet"], "10.0.0.1:6379" if address == "auto" else address)
 while True:
     connection, _ = listener.accept()
-    connection.sendall(str(os.getpid()).encode())
+    connection.sendall((str(os.getpid()) + " " + address).encode())
     connection.close()
 """
 WATCHING = """
 import sys
 from ray_jobs.cli import watcher
 watcher._PROGRAM = {serving!r}
-options = dict(host="127.0.0.1", tls_cert=None, raylet={raylet}, mode={mode!r})
+{before}
+options = dict(address="auto", host="127.0.0.1", tls_cert=None, raylet={raylet}, mode={mode!r})
 code = watcher.watch("127.0.0.1", 0, options)
 assert not sys.modules.keys() & set(["ray", "aiohttp", "asyncio"])
 sys.exit(code)
+"""
+
+#: No process can be started the second and the third time.
+REFUSING = """
+import subprocess
+popen, attempts = subprocess.Popen, []
+def refusing(*args, **options):
+    attempts.append(args)
+    if len(attempts) in (2, 3):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return popen(*args, **options)
+subprocess.Popen = refusing
 """
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -52,10 +66,12 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def start() -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(mode: str = "", raylet: int = 0) -> subprocess.Popen[str]:
-        program = WATCHING.format(serving=SERVING, raylet=raylet, mode=mode)
+    def start(
+        mode: str = "", raylet: int = 0, before: str = "", stderr: int | None = None
+    ) -> subprocess.Popen[str]:
+        program = WATCHING.format(serving=SERVING, raylet=raylet, mode=mode, before=before)
         process = subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=stderr, text=True
         )
         started.append(process)
         return process
@@ -72,18 +88,60 @@ def port_of(watcher: subprocess.Popen[str]) -> int:
 
 
 def who_serves(port: int) -> int:
+    return int(answer(port)[0])
+
+
+def answer(port: int) -> list[str]:
+    """Return the pid of who serves, and the address that it was told."""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        return int(connection.recv(100))
+        return connection.recv(100).decode().split()
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not runs(pid), "it is dead", 5)
 
 
 def test_one_that_dies_is_started_anew_and_nobody_is_refused(start: Start) -> None:
     port = port_of(start())
     pids = [who_serves(port)]
     for _ in range(3):
-        os.kill(pids[-1], signal.SIGKILL)
-        wait_until(lambda: not runs(pids[-1]), "it is dead", 5)
+        kill(pids[-1])
         pids.append(who_serves(port))
     assert len(set(pids)) == 4
+
+
+def test_those_that_come_later_serve_the_same_cluster(start: Start) -> None:
+    port = port_of(start())
+    pid, address = answer(port)
+    assert address == "auto"
+    for _ in range(2):
+        kill(int(pid))
+        pid, address = answer(port)
+        assert address == "10.0.0.1:6379"
+
+
+def test_what_the_system_refuses_for_a_while_is_tried_again(start: Start) -> None:
+    watcher = start(before=REFUSING, stderr=subprocess.PIPE)
+    port = port_of(watcher)
+    kill(who_serves(port))
+    who_serves(port)
+    watcher.terminate()
+    _, told = watcher.communicate(timeout=10)
+    assert watcher.returncode == 0
+    assert told.count("can't be started: [Errno 11]") == 2
+
+
+def test_a_watcher_whose_words_cannot_be_written_goes_on(start: Start) -> None:
+    with open("/dev/full", "w") as full:
+        watcher = start(stderr=full.fileno())
+    port = port_of(watcher)
+    assert watcher.stdout is not None
+    kill(who_serves(port))
+    kill(who_serves(port))
+    who_serves(port)
+    watcher.terminate()
+    assert watcher.wait(10) == 0
 
 
 def test_one_that_cannot_start_is_not_started_again(start: Start) -> None:
@@ -106,7 +164,7 @@ def test_a_killed_watcher_takes_the_other_with_it(start: Start) -> None:
 
 
 def test_both_end_with_the_raylet(start: Start) -> None:
-    with subprocess.Popen(["sleep", "1000"]) as raylet:
+    with subprocess.Popen(["sleep", "30"]) as raylet:
         watcher = start("deaf", raylet.pid)
         serving = who_serves(port_of(watcher))
         raylet.kill()  # nobody looks at its exit status yet
