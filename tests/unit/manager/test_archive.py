@@ -38,8 +38,8 @@ def size_of(archive: Archive, name: str) -> int | None:
         return path.stat().st_size if path.exists() else None
     assert isinstance(archive, UrlArchive)
     files, root = fsspec.core.url_to_fs(archive._url)
-    path = f"{root}/{name}"
-    return int(files.size(path)) if files.exists(path) else None
+    place = f"{root}/{name}"
+    return int(files.size(place)) if files.exists(place) else None
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
