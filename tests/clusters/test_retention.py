@@ -133,7 +133,8 @@ def test_by_count(retained: Retained) -> None:
     by_count = [
         each for each in retained.lines() if each["archived_at"] < each["end_time"] + KEPT_S * 1000
     ]
-    assert len(by_count) >= 25
+    assert by_count
+    assert len(retained.lines()) >= 40 - KEPT_JOBS
     kept_ends = [each.end_time or 0 for each in retained.client.list_jobs().values()]
     assert max(ends.values()) <= min(kept_ends)
     assert set(ends) <= set(names)
