@@ -8,8 +8,7 @@ import msgspec
 
 from ray_jobs.models import DriverInfo, JobDetails, JobInfo, JobStatus, JobType
 from ray_jobs.records import JobRecord, to_details, to_info
-
-from .redaction import redact as take_secrets_out
+from ray_jobs.scrubbing import redact as take_secrets_out
 
 #: Where a job stands in lists: its start (ms since epoch, 0 if unknown), then its id.
 Key = tuple[int, str]

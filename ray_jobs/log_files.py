@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 
 #: The folder, in the session's log folder, for logs of jobs that ended long ago.
 SHELF = "finished-jobs"
@@ -47,3 +48,9 @@ def open_log(path: str) -> int | None:
         with contextlib.suppress(FileNotFoundError):
             return os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     return None
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close files. In a thread where they have no name any more: to free space takes time."""
+    for fd in fds:
+        os.close(fd)

@@ -39,6 +39,8 @@ def trim(path: str, max_bytes: int, limit: int | None = None) -> None:
         tail = start + dropped(fd, start)
         if start + status.st_size - tail <= max_bytes:
             return
+        if start > max_bytes // 2:
+            raise OSError(errno.EOPNOTSUPP, f"the blocks of {block} bytes are too large")
         kept = (max_bytes - start) * 3 // 4
         stop = status.st_size - kept if limit is None else min(limit, status.st_size - kept)
         stop -= stop % block  # the rest of a block would be zeros that look like the log
@@ -80,6 +82,11 @@ def end_of_data(fd: int, offset: int) -> int:
         if error.errno != errno.ENXIO:
             raise
         return offset
+
+
+def has_hole(fd: int) -> bool:
+    """Return whether some of a file isn't there any more."""
+    return end_of_data(fd, 0) < os.fstat(fd).st_size
 
 
 def _punch(fd: int, start: int, size: int) -> None:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ray_jobs.models import JobInfo
+
 PLACEHOLDER = "<redacted>"
 #: Shorter values ("1", "true") would be found in half of all words.
 MIN_VALUE_CHARACTERS = 6
@@ -74,3 +76,16 @@ def scrubbed_runtime_env(runtime_env: dict[str, Any] | None) -> dict[str, Any] |
     if isinstance(found.get("env_vars"), dict):
         found["env_vars"] = dict.fromkeys(found["env_vars"], PLACEHOLDER)
     return found
+
+
+def redact(info: JobInfo) -> None:
+    """Take the secrets out of a job that is about to be shown. What it refers to is copied.
+
+    Where they may stand in texts: its id, which may hold such a value too, stays as it is.
+    """
+    values = secret_values(info.runtime_env)
+    info.runtime_env = scrubbed_runtime_env(info.runtime_env)
+    info.entrypoint = scrubbed(info.entrypoint or "", values)
+    info.metadata = scrubbed_deep(info.metadata, values)
+    if info.message:
+        info.message = scrubbed(info.message, values)

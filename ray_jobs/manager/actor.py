@@ -216,6 +216,8 @@ class JobManager:
         )
         live = [record for record in records if record.is_live]
         for record in live:
+            if record.status is JobStatus.PENDING:
+                self._logs.begin_if_missed(record)
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
         self._intake.open(self._runner.run)
         self._logs.shelf.open(self._is_live)

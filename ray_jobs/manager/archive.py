@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from ray_jobs.log_holes import read_kept
+from ray_jobs.log_holes import dropped, end_of_data, has_hole, read_kept
 from ray_jobs.models import gap_notice
 
 #: Of a log that is copied, read at once.
@@ -33,14 +34,11 @@ class Archive(Protocol):
         """Write a file at once and for good: it is there entirely, or not at all."""
 
     def copy(self, name: str, source: int, *, is_bounded: bool = False) -> None:
-        """Write a file from an open one.
+        """Write a file from an open one. One that is there is kept: it is whole.
 
         Args:
             is_bounded: Its middle may have been dropped (`max_log_bytes`): a line takes its place.
         """
-
-    def size(self, name: str) -> int | None:
-        """Return the size of a file, None if there is none."""
 
 
 class FolderArchive:
@@ -54,14 +52,12 @@ class FolderArchive:
             file.write(data)
 
     def copy(self, name: str, source: int, *, is_bounded: bool = False) -> None:
+        if os.path.lexists(self._root / name):
+            self.sync(name)
+            return
         with self._new(name) as fd, open(fd, "wb", closefd=False) as file:
             for piece in pieces(source, is_bounded):
                 file.write(piece)
-
-    def size(self, name: str) -> int | None:
-        with contextlib.suppress(FileNotFoundError):
-            return os.stat(self._root / name).st_size
-        return None
 
     def make_folder(self, name: str) -> None:
         """Make the folder for a file."""
@@ -69,7 +65,7 @@ class FolderArchive:
 
     def can_link(self, folder: str) -> bool:
         """Return whether files of a folder can have a name in the archive too: by trying it."""
-        path = os.path.join(folder, f".ray_jobs_probe_{os.getpid()}")
+        path = os.path.join(folder, f".ray_jobs_probe_{uuid.uuid4().hex}")
         probe = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._link(os.path.basename(path), probe)
@@ -86,14 +82,12 @@ class FolderArchive:
     def link(self, name: str, source: int) -> None:
         """Give an open file a name in the archive, and have what it holds on the disk.
 
+        A file that has the name is kept: it is whole, and of a manager before, or after, this one.
         The folder must be there, and be synced when its files have their names.
         """
         os.fsync(source)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.lstat(self._root / name), os.fstat(source)):
-                return  # by a manager that was killed then
-            os.unlink(self._root / name)
-        self._link(name, source)
+        with contextlib.suppress(FileExistsError):
+            self._link(name, source)
 
     def sync(self, name: str) -> None:
         """Have the names in the folder of a file on the disk, and that of the folder."""
@@ -115,14 +109,23 @@ class FolderArchive:
         self.make_folder(name)
         path = self._root / name
         part = path.with_name(f".{path.name}.part")
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)  # of a manager that was killed, or isn't quite dead
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+        def is_still(name: Path) -> bool:
+            return os.path.samestat(os.lstat(name), os.fstat(fd))
+
         try:
             yield fd
             os.fsync(fd)
+            if not is_still(part):
+                raise FileExistsError(errno.EEXIST, "another manager writes it", str(part))
             os.rename(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(part)
+                if is_still(part):
+                    os.unlink(part)
             raise
         finally:
             os.close(fd)
@@ -151,29 +154,36 @@ class UrlArchive:
         self._connected: tuple[Any, str] | None = None
 
     def write(self, name: str, data: bytes) -> None:
-        files, path = self._place(name)
-        files.pipe_file(path, data)
+        self._put(name, lambda files, path: files.pipe_file(path, data))
 
     def copy(self, name: str, source: int, *, is_bounded: bool = False) -> None:
-        files, path = self._place(name)
-        with files.open(path, "wb") as file:
-            for piece in pieces(source, is_bounded):
-                file.write(piece)
+        def put(files: Any, path: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                # A smaller one is a part: not all file systems have a file at once, or not at all.
+                if files.size(path) >= archived_bytes(source, is_bounded):
+                    return
+            with files.open(path, "wb") as file:
+                for piece in pieces(source, is_bounded):
+                    file.write(piece)
 
-    def size(self, name: str) -> int | None:
-        files, path = self._place(name)
-        with contextlib.suppress(FileNotFoundError):
-            return int(files.size(path))
-        return None
+        self._put(name, put)
 
-    def _place(self, name: str) -> tuple[Any, str]:
+    def _put(self, name: str, put: Callable[[Any, str], None]) -> None:
+        """Write a file, and make the folder for it if it may be that which is missing."""
         if self._connected is None:
             self._connected = self._fsspec.core.url_to_fs(self._url)
         files, root = self._connected
         path = f"{root.rstrip('/')}/{name}"
-        # Object stores know no folders and do nothing here; others need them.
-        files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        return files, path
+        try:
+            put(files, path)
+        except Exception:  # what a missing folder is depends on the file system
+            # Paths of object stores begin with the bucket. A missing one isn't made: it may be a
+            # slip of the pen, and anyone may have it by now.
+            bucket = path.partition("/")[0]
+            if bucket and not files.exists(bucket):
+                raise
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            put(files, path)
 
 
 def open_archive(place: str, default: Path) -> Archive:
@@ -187,15 +197,31 @@ def open_archive(place: str, default: Path) -> Archive:
     """
     if not place:
         return FolderArchive(default)
-    scheme = urlsplit(place).scheme
-    if scheme in ("file", "local"):
-        return FolderArchive(Path(unquote(urlsplit(place).path)))
-    if "://" in place:
-        return UrlArchive(place)
-    folder = Path(place).expanduser()
-    if not folder.is_absolute():
+    try:
+        url = urlsplit(place)
+        is_file = url.scheme in ("file", "local")
+        if "://" in place and not is_file:
+            return UrlArchive(place)
+        folder = Path(unquote(url.path)) if is_file else Path(place).expanduser()
+    except (ValueError, RuntimeError) as error:  # of a URL, of a user's folder
+        raise BadArchive(str(error)) from None
+    if not folder.is_absolute() or (is_file and url.netloc not in ("", "localhost")):
         raise BadArchive("the folder must be given from the root on")
     return FolderArchive(folder)
+
+
+def archived_bytes(source: int, is_bounded: bool) -> int:
+    """Return how many bytes the archive has of an open log: those of its `pieces`."""
+    if not is_bounded or not has_hole(source):
+        return os.fstat(source).st_size
+    offset = size = 0
+    while True:
+        missing = dropped(source, offset)
+        start = offset + missing
+        offset = end_of_data(source, start)
+        if offset == start:
+            return size
+        size += (len(gap_notice(missing).encode()) if missing else 0) + offset - start
 
 
 def pieces(source: int, is_bounded: bool) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ray_jobs.records import JobRecord, to_details
-from ray_jobs.scrubbing import scrubbed_deep, scrubbed_runtime_env, secret_values
+from ray_jobs.scrubbing import redact
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,15 +35,12 @@ def archived_log(record: JobRecord) -> str:
 
 def archive_line(record: JobRecord, log: FoundLog | None, now_ms: int) -> bytes:
     """Return a job as the archive's line, without secrets, with its newline."""
-    secrets = secret_values(record.runtime_env)
-    details: dict[str, Any] = msgspec.to_builtins(
-        to_details(msgspec.structs.replace(record, runtime_env=None), None)
-    )
-    line: dict[str, Any] = scrubbed_deep(details, secrets)
+    details = to_details(record, None)
+    redact(details)
+    line: dict[str, Any] = msgspec.to_builtins(details)
     # Numbers of a change stream that has ended, and reasons of jobs that wait.
     for name in ("revision", "pending_reason"):
         line.pop(name, None)
-    line["runtime_env"] = scrubbed_runtime_env(record.runtime_env)
     line["attempt"] = record.attempt
     line["archived_at"] = now_ms
     line["log"] = None

@@ -41,7 +41,7 @@ class RetentionSettings:
 class Ended:
     """A job that has ended."""
 
-    end_ms: int
+    end_ms: int  #: By any clock that nobody sets. All times here are by the same.
     submission_id: str
     attempt: str
 

@@ -11,14 +11,16 @@ import uuid
 from datetime import datetime
 from typing import Any
 
+from ray_jobs.keeper.clock import wall_ms
 from ray_jobs.log_files import log_name, places
 from ray_jobs.log_holes import trim
 from ray_jobs.manager.calls import patiently
 from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.manager.seats import Seat
+from ray_jobs.manager.times import now_ms
 from ray_jobs.records import JobRecord
-from ray_jobs.supervisor.logs import set_aside
+from ray_jobs.supervisor.logs import note_that_unbounded, set_aside
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE, read_text
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 #: How much of a worker node's log is fetched at once, and how long a fetch waits for more.
 COPY_CHUNK_BYTES = 1024 * 1024
 COPY_WAIT_S = 30.0
+#: What files and records tell of a time may differ by so much.
+CLOCK_MARGIN_MS = 100
 #: How long a copy waits before it tries a full or failing disk again.
 DISK_RETRY_S = 2.0
 
@@ -78,6 +82,20 @@ class JobLogs:
         if record.runtime_env:
             self.append(record.submission_id, timestamped("Runtime env is setting up."))
 
+    def begin_if_missed(self, record: JobRecord) -> None:
+        """Begin the log of a PENDING job whose manager was killed before it did.
+
+        Then there is at most the log of an earlier job, from before the submission.
+        """
+        if abs(now_ms(record) - wall_ms()) > CLOCK_MARGIN_MS:
+            return  # the clock was set: the times of files don't tell
+        before_ns = ((record.start_time or 0) - CLOCK_MARGIN_MS) * 1_000_000
+        for place in places(self.path(record.submission_id)):
+            with contextlib.suppress(FileNotFoundError):
+                if os.lstat(place).st_mtime_ns < before_ns:
+                    self.begin(record)
+                    return
+
     def append(self, submission_id: str, text: str) -> None:
         """Add the server's own words. A full disk doesn't fail the job."""
         try:
@@ -98,19 +116,25 @@ class JobLogs:
         Resumes where an earlier manager ended: the position is the size of the file here. Trouble
         with this node's disk never decides what becomes of the job: once it has `ended`, a copy
         that still fails is given up. Returns whether the copy is complete.
+
+        What was dropped of the log before it was copied stays dropped: a hole here too.
         """
         offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
+        cant_bound: OSError | None = None
         while True:
-            data, complete = await patiently(
+            data, complete, *dropped = await patiently(
                 functools.partial(
                     seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
                 )
             )
+            offset += sum(dropped)
             try:
                 if data:
                     self._write_at(record.submission_id, record.log_base_bytes + offset, data)
-                    if record.max_log_bytes is not None:
-                        await asyncio.to_thread(self._bound, record, record.max_log_bytes)
+                    if record.max_log_bytes is not None and cant_bound is None:
+                        cant_bound = await asyncio.to_thread(
+                            self._bound, record, record.max_log_bytes
+                        )
             except OSError:
                 logger.exception("Can't copy the log of job %s.", record.submission_id)
                 if ended.done():
@@ -121,14 +145,18 @@ class JobLogs:
                 continue
             offset += len(data)
             if complete:
+                if cant_bound is not None:
+                    note_that_unbounded(self.path(record.submission_id), cant_bound)
                 return True
 
-    def _bound(self, record: JobRecord, max_bytes: int) -> None:
-        """Drop what is too much of a copy."""
+    def _bound(self, record: JobRecord, max_bytes: int) -> OSError | None:
+        """Drop what is too much of a copy. Returns why that can't be done, None if it can."""
         try:
             trim(self.path(record.submission_id), max_bytes)
         except OSError as error:
             logger.warning("The log of job %s can't be bounded: %s", record.submission_id, error)
+            return error
+        return None
 
     def _write_at(self, submission_id: str, position: int, data: bytes) -> None:
         """Write a piece to its place: a predecessor that isn't quite dead may write it too."""

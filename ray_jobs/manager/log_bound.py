@@ -14,7 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ray_jobs.environ import number
-from ray_jobs.log_files import LOG_PREFIX, SHELF, id_of_log, log_name, places
+from ray_jobs.log_files import LOG_PREFIX, SHELF, close_all, id_of_log, log_name, places
+from ray_jobs.supervisor.node import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class LogBound:
         self._sizes: OrderedDict[str, int] = OrderedDict()  #: By the names of files.
         self._total = 0
         self._is_live: Callable[[str], bool] | None = None
+        self._has_notice = False
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -69,10 +71,21 @@ class LogBound:
                 break
         self._look()
 
-    def forget(self, submission_ids: Iterable[str]) -> None:
-        """Don't count logs any more: they leave."""
-        for submission_id in submission_ids:
+    def forget(self, submission_ids: Iterable[str]) -> dict[str, int]:
+        """Don't count logs any more: they leave. Returns the sizes of those that were counted."""
+        sizes = {each: self._sizes.get(log_name(each)) for each in submission_ids}
+        for submission_id in sizes:
             self._drop(log_name(submission_id))
+        return {each: size for each, size in sizes.items() if size is not None}
+
+    def remember(self, sizes: Mapping[str, int]) -> None:
+        """Count logs again that were forgotten, before all others: they don't leave after all."""
+        old = {log_name(each): size for each, size in sizes.items()}
+        for name in old.keys() & self._sizes.keys():
+            del old[name]  # a younger job's by now
+        self._total += sum(old.values())
+        self._sizes = OrderedDict({**old, **self._sizes})
+        self._look()
 
     def renamed(self, name: str, new_name: str) -> None:
         """Note that the log of a deleted job was set aside."""
@@ -96,7 +109,7 @@ class LogBound:
     async def _begin(self, skipped: set[str]) -> None:
         assert self._max_bytes is not None
         try:
-            found = await asyncio.to_thread(self._scan, skipped, self._max_bytes)
+            found = await asyncio.to_thread(self._scan, skipped)
         except OSError:
             logger.exception("Can't count the logs of finished jobs.")
             found = {}
@@ -107,13 +120,8 @@ class LogBound:
         self._sizes = OrderedDict({**found, **self._sizes})
         await self._shrink(self._max_bytes)
 
-    def _scan(self, skipped: set[str], max_bytes: int) -> dict[str, int]:
-        """Return the sizes of all logs that are there, and write the text for removed ones."""
-        with open(os.path.join(self._directory, NOTICE), "w") as file:
-            file.write(
-                "[ray-jobs] The log of this job was removed: the logs of all finished jobs together"
-                f" may take {max_bytes} bytes (RAY_JOBS_FINISHED_LOGS_MAX_BYTES).\n"
-            )
+    def _scan(self, skipped: set[str]) -> dict[str, int]:
+        """Return the sizes of all logs that are there."""
         ages = []
         for folder in (self._directory, os.path.join(self._directory, SHELF)):
             with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
@@ -125,14 +133,34 @@ class LogBound:
                             ages.append((entry.stat().st_mtime_ns, entry.name, size))
         return {name: size for _, name, size in sorted(ages)}
 
+    def _write_notice(self, max_bytes: int) -> None:
+        """Write the text for removed logs, unless it is there. A full disk has it later."""
+        if self._has_notice:
+            return
+        path = os.path.join(self._directory, NOTICE)
+        text = (
+            "[ray-jobs] The log of this job was removed: the logs of all finished jobs together"
+            f" may take {max_bytes} bytes (RAY_JOBS_FINISHED_LOGS_MAX_BYTES).\n"
+        )
+        try:
+            if read_text(path) != text:
+                with open(f"{path}.new", "w") as file:
+                    file.write(text)
+                os.rename(f"{path}.new", path)
+            self._has_notice = True
+        except OSError:
+            logger.exception("Can't write what readers of removed logs are told.")
+
     async def _shrink(self, max_bytes: int) -> None:
+        await asyncio.to_thread(self._write_notice, max_bytes)
         while self._sizes and self._total > max_bytes:
             held: list[int] = []
             while self._sizes and self._total > max_bytes and len(held) < SLICE_LOGS:
                 name, size = self._sizes.popitem(last=False)
                 self._total -= size
                 held += self._replace(name)
-            await asyncio.to_thread(_close, held)
+            await asyncio.to_thread(close_all, held)
+            await asyncio.to_thread(self._write_notice, max_bytes)
 
     def _replace(self, name: str) -> list[int]:
         """Put the notice in the place of a log.
@@ -150,16 +178,14 @@ class LogBound:
             except FileNotFoundError:
                 continue
             link = f"{place}.link"
-            notice = os.path.join(self._directory, NOTICE)
+            # From the root on: the link may be moved to the other place later.
+            notice = os.path.abspath(os.path.join(self._directory, NOTICE))
             try:
-                os.symlink(os.path.relpath(notice, os.path.dirname(place)), link)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(link)  # of a manager that was killed then
+                os.symlink(notice, link)
                 os.rename(link, place)
             except OSError:
                 logger.exception("Can't remove the log %s.", name)
             return [fd]
         return []
-
-
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)

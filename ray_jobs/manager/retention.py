@@ -12,7 +12,6 @@ import contextlib
 import functools
 import logging
 import os
-import stat
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,14 +19,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from ray_jobs.keeper.clock import wall_ms
+from ray_jobs.keeper.clock import boot_ms, wall_ms
 from ray_jobs.kv import Superseded, together
-from ray_jobs.log_files import open_log, places
-from ray_jobs.manager.archive import Archive, BadArchive, FolderArchive, open_archive
+from ray_jobs.log_files import close_all, open_log, places
+from ray_jobs.log_holes import has_hole
+from ray_jobs.manager.archive import (
+    Archive,
+    BadArchive,
+    FolderArchive,
+    archived_bytes,
+    open_archive,
+)
 from ray_jobs.manager.archive_line import FoundLog, archive_line, archived_log
 from ray_jobs.manager.finished_jobs import Ended, FinishedJobs, RetentionSettings
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal, is_same_job
+from ray_jobs.manager.times import ended_boot_ms
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed
 
@@ -70,7 +77,6 @@ class Retention:
         self._default = default
         self._jobs = FinishedJobs(settings)
         self._archive: Archive | None = None
-        self._began_ms = wall_ms()
         self._files = 0
         self._life = uuid.uuid4().hex[:8]
         self._due = asyncio.Event()
@@ -89,7 +95,7 @@ class Retention:
         if self._task is not None:
             self._jobs.add(_ended(record))
             # Later ones than the first change no timer.
-            if len(self._jobs) == 1 or self._jobs.due_in_ms(wall_ms()) == 0:
+            if len(self._jobs) == 1 or self._jobs.due_in_ms(boot_ms()) == 0:
                 self._due.set()
 
     def deleted(self, record: JobRecord) -> None:
@@ -113,7 +119,7 @@ class Retention:
                 await asyncio.sleep(GATHER_S)
                 is_full = True
                 while is_full:
-                    batch = self._jobs.take(wall_ms(), BATCH_JOBS)
+                    batch = self._jobs.take(boot_ms(), BATCH_JOBS)
                     is_full = len(batch) == BATCH_JOBS
                     await self._leave([each for job in batch if (each := self._record(job))])
         except BadArchive as error:
@@ -121,11 +127,13 @@ class Retention:
             logger.error("All finished jobs are kept. RAY_JOBS_ARCHIVE=%s: %s.", place, error)
         except Superseded:
             self._journal.give_way()
+        except Exception:
+            logger.exception("All finished jobs are kept from now on.")
         finally:
             self._task = None
 
     async def _until_due(self) -> None:
-        while (due_in_ms := self._jobs.due_in_ms(wall_ms())) != 0:
+        while (due_in_ms := self._jobs.due_in_ms(boot_ms())) != 0:
             self._due.clear()
             wait_s = LONGEST_WAIT_S if due_in_ms is None else due_in_ms / 1000
             with contextlib.suppress(asyncio.TimeoutError):
@@ -138,10 +146,10 @@ class Retention:
 
     async def _leave(self, records: list[JobRecord]) -> None:
         """Have jobs leave, in as many files as it takes."""
-        self._logs.bound.forget(each.submission_id for each in records)
         while records:
-            write = functools.partial(self._write_lines, self._new_name(), records)
-            count = await self._until_done(functools.partial(asyncio.to_thread, write))
+            count = await self._until_done(
+                functools.partial(self._write, self._new_name(), records)
+            )
             for start in range(0, count, SLICE_JOBS):
                 part = records[start : min(count, start + SLICE_JOBS)]
                 await self._until_done(functools.partial(self._move_out, part))
@@ -173,6 +181,21 @@ class Retention:
 
     # --- lines --------------------------------------------------------------------------------
 
+    async def _write(self, name: str, records: Sequence[JobRecord]) -> int:
+        """Write a file with the lines of the first jobs. Returns of how many.
+
+        What a line tells of a log holds, so its text isn't removed any more to bound all logs.
+        """
+        bound = self._logs.bound
+        sizes = bound.forget(each.submission_id for each in records)
+        count = 0
+        try:
+            count = await asyncio.to_thread(self._write_lines, name, records)
+            return count
+        finally:
+            others = (each.submission_id for each in records[count:])
+            bound.remember({each: sizes[each] for each in others if each in sizes})
+
     def _write_lines(self, name: str, records: Sequence[JobRecord]) -> int:
         """Write a file with the lines of the first jobs. Returns of how many."""
         lines: list[bytes] = []
@@ -196,14 +219,14 @@ class Retention:
     def _find_log(self, record: JobRecord) -> FoundLog | None:
         for place in places(self._logs.path(record.submission_id)):
             with contextlib.suppress(FileNotFoundError):
-                found = os.lstat(place)
-                is_link = stat.S_ISLNK(found.st_mode)
-                return FoundLog(0 if is_link else found.st_size, was_removed=is_link)
-        if (record.end_time or 0) >= self._began_ms:
-            return None
-        # A manager before this one may have put it into the archive, and no more.
-        size = self._opened.size(archived_log(record))
-        return None if size is None else FoundLog(size)
+                if os.path.islink(place):
+                    return FoundLog(0, was_removed=True)
+                fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    return FoundLog(archived_bytes(fd, record.max_log_bytes is not None))
+                finally:
+                    os.close(fd)
+        return None
 
     def _new_name(self) -> str:
         self._files += 1
@@ -220,8 +243,10 @@ class Retention:
         found = await asyncio.to_thread(self._keep_logs, records)
         leaving = [each for each in records if self._is_there(each)]
         await together(*(self._journal.delete(each) for each in leaving))
+        held: list[int] = []
         for record in leaving:
-            self._drop_log(record, found.get(record.attempt))
+            held += self._drop_log(record, found.get(record.attempt))
+        await asyncio.to_thread(close_all, held)
 
     def _keep_logs(self, records: Sequence[JobRecord]) -> dict[str, os.stat_result]:
         """Have logs in the archive for good. Returns which files they are here, by attempt."""
@@ -256,21 +281,28 @@ class Retention:
             found = os.fstat(fd)
             # Looked at after it was opened: it might be the one of a new job with this id.
             if found.st_size and self._is_there(record):
-                if linking is not None:
+                is_bounded = record.max_log_bytes is not None
+                if linking is not None and not (is_bounded and has_hole(fd)):
                     linking.link(archived_log(record), fd)
                 else:
-                    is_bounded = record.max_log_bytes is not None
                     self._opened.copy(archived_log(record), fd, is_bounded=is_bounded)
             return found
         finally:
             os.close(fd)
 
-    def _drop_log(self, record: JobRecord, found: os.stat_result | None) -> None:
-        """Remove the log of a job that has left, and not that of a new one with its id."""
+    def _drop_log(self, record: JobRecord, found: os.stat_result | None) -> list[int]:
+        """Remove the log of a job that has left, and not that of a new one with its id.
+
+        Returns the log itself, open: to free the space of a large one takes a while.
+        """
+        held: list[int] = []
         for place in places(self._logs.path(record.submission_id)):
             with contextlib.suppress(FileNotFoundError):
                 if found is not None and os.path.samestat(os.lstat(place), found):
+                    if not os.path.islink(place):
+                        held.append(os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
                     os.unlink(place)
+        return held
 
     @property
     def _opened(self) -> Archive:
@@ -279,4 +311,4 @@ class Retention:
 
 
 def _ended(record: JobRecord) -> Ended:
-    return Ended(record.end_time or 0, record.submission_id, record.attempt)
+    return Ended(ended_boot_ms(record), record.submission_id, record.attempt)

@@ -26,6 +26,17 @@ def age_ms(record: JobRecord) -> int | None:
     return max(0, boot_ms() - record.submitted_boot_ms)
 
 
+def ended_boot_ms(record: JobRecord) -> int:
+    """Return when a job ended, by the clock of the machine since its boot, in ms.
+
+    It may be before the boot: below 0.
+    """
+    end_ms = record.end_time or 0
+    if record.start_time is None or not record.boot_id or record.boot_id != BOOT_ID:
+        return boot_ms() - (wall_ms() - end_ms)
+    return record.submitted_boot_ms + end_ms - record.start_time
+
+
 def now_ms(record: JobRecord) -> int:
     """Return what time it is for a job, in ms since epoch: so long after its start as it is."""
     age = age_ms(record)

@@ -20,7 +20,7 @@ from ray_jobs.channel import ChannelServer
 from ray_jobs.growth import Growth
 from ray_jobs.keeper.sockets import listen
 from ray_jobs.supervisor.bounding import keep_bounded, trim_once
-from ray_jobs.supervisor.logs import last_lines, read_at, set_aside
+from ray_jobs.supervisor.logs import last_lines, read_at, read_kept_at, set_aside
 from ray_jobs.supervisor.node import (
     CONTROL_SOCKET,
     HEAD_TOKEN_FILE,
@@ -194,8 +194,11 @@ class JobSupervisor:
 
     async def read_log(
         self, attempt_id: str, offset: int, max_bytes: int, timeout_s: float
-    ) -> tuple[bytes, bool]:
+    ) -> tuple[bytes, bool] | tuple[bytes, bool, int]:
         """Return bytes of the log from `offset`, and whether there will never be more.
+
+        Where the log is bounded, and some are missing at `offset`, how many as well: the bytes are
+        what follows. Who reads from there has lost them, or isn't the manager any more.
 
         Waits up to `timeout_s` seconds for some.
         """
@@ -210,13 +213,19 @@ class JobSupervisor:
                 deadline = time.monotonic() + timeout_s
                 while True:
                     complete = attempt.finished.is_set()
-                    data = read_at(attempt.log_path, offset, max_bytes)
+                    missing, data = (
+                        (0, read_at(attempt.log_path, offset, max_bytes))
+                        if attempt.max_log_bytes is None
+                        else read_kept_at(attempt.log_path, offset, max_bytes)
+                    )
                     left_s = deadline - time.monotonic()
                     if complete and not data and attempt.max_log_bytes is not None:
                         # All of it is on the head now.
                         with contextlib.suppress(OSError):
                             path, most = attempt.log_path, attempt.max_log_bytes
                             await trim_once(path, most, attempt.copied)
+                    if missing and data:
+                        return data, False, missing
                     if data or complete or left_s <= 0:
                         return data, complete and not data
                     await growth.wait(left_s)
@@ -275,7 +284,7 @@ class JobSupervisor:
         if not attempt.known.is_set():
             attempt.log_path = os.path.join(logs_dir(), order["log_name"])
             attempt.stop_env = order["stop_env"]
-            attempt.max_log_bytes = order["max_log_bytes"]
+            attempt.max_log_bytes = order.get("max_log_bytes")  # not of earlier managers
             # The log of a job on the head is the head's own, without a copy.
             attempt.copied = 0 if order["fresh_log"] else None
             attempt.known.set()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ray_jobs.growth import Growth
 from ray_jobs.log_holes import trim
-from ray_jobs.supervisor.logs import note_in_log
+from ray_jobs.supervisor.logs import note_that_unbounded
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,7 @@ async def keep_bounded(
                 await asyncio.wait([ended], timeout=LOG_PAUSE_S)
         except OSError as error:
             logger.warning("%s can't be bounded: %s", path, error)
-            note_in_log(
-                path, f"max_log_bytes has no effect: parts of this log can't be dropped ({error})."
-            )
+            note_that_unbounded(path, error)
         finally:
             ended.cancel()
 

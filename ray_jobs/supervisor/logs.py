@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ray_jobs.log_holes import read_kept
+
 #: What a failed job's message holds of its log, as Ray has it.
 TAIL_LINES = 10
 TAIL_CHARS = 20_000
@@ -32,10 +34,24 @@ def read_at(path: str, offset: int, max_bytes: int) -> bytes:
         return b""
 
 
+def read_kept_at(path: str, offset: int, max_bytes: int) -> tuple[int, bytes]:
+    """Return how many bytes of a bounded log are missing at an offset, and what follows."""
+    try:
+        with open(path, "rb") as file:
+            return read_kept(file.fileno(), offset, max_bytes)
+    except FileNotFoundError:
+        return 0, b""
+
+
 def note_in_log(path: str, text: str) -> None:
     """Add the server's own words to a log. No-op where that can't be done."""
     with contextlib.suppress(OSError), open(path, "ab") as file:
         file.write(f"[ray-jobs] {text}\n".encode())
+
+
+def note_that_unbounded(path: str, error: OSError) -> None:
+    """Tell the readers of a log why it isn't kept within its bound."""
+    note_in_log(path, f"max_log_bytes has no effect: parts of this log can't be dropped ({error}).")
 
 
 def last_lines(path: str) -> str:

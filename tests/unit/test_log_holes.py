@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs import log_holes
 from ray_jobs.log_holes import HEAD_BYTES, dropped, end_of_data, read_kept, trim
 
 MAX_BYTES = 1024 * 1024
@@ -72,6 +74,20 @@ def test_what_was_not_copied_is_kept(log: Path, opened: int) -> None:
     missing, rest = read_kept(opened, HEAD_BYTES, len(content))
     assert copied - BLOCK_BYTES < HEAD_BYTES + missing <= copied
     assert rest == content[HEAD_BYTES + missing :]
+
+
+def test_blocks_that_are_too_large(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As network file systems have them: the beginning and a part of the end don't fit."""
+    content = numbered(10 * MAX_BYTES // 16)
+    log.write_bytes(content)
+    monkeypatch.setattr(log_holes, "_SMALLEST_BLOCK_BYTES", MAX_BYTES)
+    with pytest.raises(OSError, match="too large") as caught:
+        trim(str(log), MAX_BYTES)
+    assert caught.value.errno == errno.EOPNOTSUPP
+    trim(str(log), 2 * MAX_BYTES)
+    kept = 3 * MAX_BYTES // 4
+    assert log.read_bytes()[-kept:] == content[-kept:]
+    assert taken(log) <= 3 * MAX_BYTES
 
 
 def test_it_stays_bounded_and_readers_never_see_zeros(log: Path, opened: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import msgspec
 import pytest
 
 from ray_jobs.log_holes import trim
@@ -20,6 +21,7 @@ from ray_jobs.manager.archive import (
     BadArchive,
     FolderArchive,
     UrlArchive,
+    archived_bytes,
     open_archive,
 )
 from ray_jobs.manager.archive_line import FoundLog, archive_line, archived_log
@@ -27,6 +29,17 @@ from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
 
 MakeArchive = Callable[[], Archive]
+
+
+def size_of(archive: Archive, name: str) -> int | None:
+    """Return the size of a file in the archive, None if there is none."""
+    if isinstance(archive, FolderArchive):
+        path = archive._root / name
+        return path.stat().st_size if path.exists() else None
+    assert isinstance(archive, UrlArchive)
+    files, root = fsspec.core.url_to_fs(archive._url)
+    place = f"{root}/{name}"
+    return int(files.size(place)) if files.exists(place) else None
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
@@ -42,7 +55,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> MakeArchive:
 
 def test_files_are_found_again(make: MakeArchive, tmp_path: Path) -> None:
     archive = make()
-    assert archive.size("jobs-1.jsonl") is None
+    assert size_of(archive, "jobs-1.jsonl") is None
     archive.write("jobs-1.jsonl", b"{}\n")
     archive.write("jobs-1.jsonl", b"{}\n{}\n")  # once more
     log = tmp_path / "log"
@@ -50,8 +63,94 @@ def test_files_are_found_again(make: MakeArchive, tmp_path: Path) -> None:
     for _ in range(2):
         with log.open("rb") as file:
             archive.copy("logs/hour/a.log", file.fileno())
-    assert make().size("jobs-1.jsonl") == 6
-    assert make().size("logs/hour/a.log") == 3_000_000
+    assert size_of(make(), "jobs-1.jsonl") == 6
+    assert size_of(make(), "logs/hour/a.log") == 3_000_000
+
+
+def test_a_log_that_is_there_is_kept(make: MakeArchive, tmp_path: Path) -> None:
+    """By a manager that isn't quite dead, which opened the log of a new job with the id."""
+    archive = make()
+    (tmp_path / "log").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "new").write_bytes(b"y" * 1000)
+    for name in ("log", "new"):
+        with (tmp_path / name).open("rb") as file:
+            archive.copy("logs/hour/a.log", file.fileno())
+    assert size_of(archive, "logs/hour/a.log") == 3_000_000
+
+
+def test_a_log_that_is_linked_is_kept(tmp_path: Path) -> None:
+    archive = FolderArchive(tmp_path / "archive")
+    archive.make_folder("logs/a.log")
+    for text in ("old", "new"):
+        (tmp_path / text).write_text(text)
+        with (tmp_path / text).open() as file:
+            archive.link("logs/a.log", file.fileno())
+            archive.link("logs/a.log", file.fileno())
+    assert (tmp_path / "archive/logs/a.log").read_text() == "old"
+
+
+def test_two_managers_write_a_file_at_once(tmp_path: Path) -> None:
+    archive = FolderArchive(tmp_path / "archive")
+    former = archive._new("logs/a.log")
+    former_fd = former.__enter__()
+    os.write(former_fd, b"half")
+    with archive._new("logs/a.log") as fd:
+        os.write(fd, b"whole")
+        with pytest.raises(FileExistsError):
+            former.__exit__(None, None, None)
+    assert (tmp_path / "archive/logs/a.log").read_text() == "whole"
+    assert len(list((tmp_path / "archive/logs").iterdir())) == 1
+
+
+def test_a_part_of_a_log_is_made_whole(tmp_path: Path) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    archive = open_archive(root, Path())
+    archive.write("logs/hour/a.log", b"half")
+    (tmp_path / "log").write_bytes(b"whole")
+    with (tmp_path / "log").open("rb") as file:
+        archive.copy("logs/hour/a.log", file.fileno())
+    assert fsspec.filesystem("memory").cat_file(f"{root}/logs/hour/a.log") == b"whole"
+
+
+class ObjectStore:
+    """An object store, whose buckets are made when they are asked for."""
+
+    def __init__(self, buckets: set[str]) -> None:
+        self.buckets = buckets
+        self.objects: dict[str, bytes] = {}
+
+    def pipe_file(self, path: str, data: bytes) -> None:
+        if path.partition("/")[0] not in self.buckets:
+            raise FileNotFoundError(path)
+        self.objects[path] = data
+
+    def exists(self, path: str) -> bool:
+        return path in self.buckets
+
+    def makedirs(self, path: str, exist_ok: bool) -> None:
+        self.buckets.add(path.partition("/")[0])
+
+
+def test_no_bucket_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = UrlArchive("memory://mine/jobs")
+    store = ObjectStore({"yours"})
+    monkeypatch.setattr(archive, "_connected", (store, "mine/jobs"))
+    with pytest.raises(FileNotFoundError):
+        archive.write("jobs-1.jsonl", b"{}")
+    assert store.buckets == {"yours"}
+    store.buckets.add("mine")
+    archive.write("jobs-1.jsonl", b"{}")
+    assert store.objects == {"mine/jobs/jobs-1.jsonl": b"{}"}
+
+
+def test_a_folder_behind_a_url_is_made(tmp_path: Path) -> None:
+    archive = UrlArchive(f"file://{tmp_path}/new/archive")
+    archive.write("jobs-1.jsonl", b"{}")
+    (tmp_path / "log").write_bytes(b"text")
+    with (tmp_path / "log").open("rb") as file:
+        archive.copy("logs/hour/a.log", file.fileno())
+    assert (tmp_path / "new/archive/jobs-1.jsonl").read_bytes() == b"{}"
+    assert (tmp_path / "new/archive/logs/hour/a.log").read_bytes() == b"text"
 
 
 def test_what_was_dropped_of_a_log_is_not_copied_as_zeros(
@@ -64,10 +163,12 @@ def test_what_was_dropped_of_a_log_is_not_copied_as_zeros(
     with log.open("rb") as file:
         archive.copy("logs/hour/a.log", file.fileno(), is_bounded=True)
         archive.copy("logs/hour/b.log", file.fileno())
-    size = archive.size("logs/hour/a.log")
+        assert size_of(archive, "logs/hour/a.log") == archived_bytes(file.fileno(), True)
+        assert size_of(archive, "logs/hour/b.log") == archived_bytes(file.fileno(), False)
+    size = size_of(archive, "logs/hour/a.log")
     assert size is not None
     assert size < 1_200_000
-    assert archive.size("logs/hour/b.log") == 30_000_000
+    assert size_of(archive, "logs/hour/b.log") == 30_000_000
 
 
 def test_a_url_holds_what_was_written() -> None:
@@ -98,8 +199,12 @@ def test_whether_logs_can_be_linked(tmp_path: Path) -> None:
 
 
 def test_places_that_are_no_archive(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadArchive, match="from the root"):
-        open_archive("archive", Path())
+    for place in ("archive", "file:archive", "file://archive/a", "file://"):
+        with pytest.raises(BadArchive, match="from the root"):
+            open_archive(place, Path())
+    for place in ("s3://[bad", "~no-such-user/a"):
+        with pytest.raises(BadArchive):
+            open_archive(place, Path())
     with pytest.raises(BadArchive, match="nothing"):
         open_archive("nothing://bucket", Path())
     real = builtins.__import__
@@ -144,6 +249,22 @@ def test_a_line_has_the_job_but_no_secret() -> None:
     assert line["runtime_env"]["env_vars"] == {"NAME": "<redacted>"}
     assert line["archived_at"] == 5
     assert line["log"] == {"name": "logs/2025-11-24T19/0123.log", "bytes": 12, "removed": False}
+
+
+def test_a_line_has_ids_and_status_whatever_variables_hold() -> None:
+    """A value may be part of them."""
+    env_vars = {"STAGE": "production", "A": "FAILED", "B": "0123456"}
+    found = msgspec.structs.replace(
+        record(),
+        submission_id="production-nightly",
+        attempt="0123456789",
+        driver_node_id="0123456789",
+        runtime_env={"env_vars": env_vars},
+    )
+    line = json.loads(archive_line(found, None, 5))
+    assert line["submission_id"] == "production-nightly"
+    assert line["status"] == "FAILED"
+    assert line["attempt"] == line["driver_node_id"] == "0123456789"
 
 
 @pytest.mark.parametrize(

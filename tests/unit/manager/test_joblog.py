@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from ray_jobs import log_holes
 from ray_jobs.manager import joblog, transitions
 from ray_jobs.manager.joblog import JobLogs
+from ray_jobs.manager.times import submitted_now
 from ray_jobs.models import JobStatus
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
 from tests.disks import fill, small_disk
@@ -82,6 +86,53 @@ async def test_copy_that_fails_until_after_the_end_is_told_to_the_reader(tmp_pat
         ended.set_result({})
         remote = cast(Any, Remote(b"x" * 10_000))
         assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is False
+
+
+async def test_copy_that_cant_be_bounded_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(joblog, "COPY_CHUNK_BYTES", 100_000)
+    # As on a file system with large blocks.
+    monkeypatch.setattr(log_holes, "_SMALLEST_BLOCK_BYTES", 4 * 1024 * 1024)
+    record = msgspec.structs.replace(RUNNING, max_log_bytes=1024 * 1024)
+    logs = JobLogs(str(tmp_path))
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    data = b"x" * 3_000_000
+    assert await logs.copy_remote(record, cast(Any, Remote(data)), ended)
+    content = Path(logs.path("a")).read_bytes()
+    assert content.startswith(data)
+    assert content[len(data) :].startswith(b"[ray-jobs] max_log_bytes has no effect")
+    assert content.count(b"\n") == 1
+    assert caplog.text.count("can't be bounded") == 1
+
+
+def test_log_of_a_deleted_job_is_not_a_new_ones(tmp_path: Path) -> None:
+    """The manager was killed when it had recorded the new one."""
+    logs = JobLogs(str(tmp_path))
+    path = Path(logs.path("a"))
+    record = msgspec.structs.replace(
+        RECORD, runtime_env={"env_vars": {"A": "b"}}, **submitted_now()
+    )
+    path.write_text("of a deleted job")
+    os.utime(path, (time.time() - 5,) * 2)
+    logs.begin_if_missed(record)
+    assert "Runtime env is setting up" in path.read_text()
+    [aside] = [each for each in tmp_path.iterdir() if each != path]
+    assert aside.read_text() == "of a deleted job"
+    logs.begin_if_missed(record)  # by the next manager
+    assert path.read_text().count("\n") == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_times_of_logs_dont_tell_when_the_clock_was_set(tmp_path: Path) -> None:
+    logs = JobLogs(str(tmp_path))
+    path = Path(logs.path("a"))
+    # It was submitted now, when the clock was an hour ahead.
+    now = submitted_now()
+    record = msgspec.structs.replace(RECORD, **{**now, "start_time": now["start_time"] + 3_600_000})
+    path.write_text("its own")
+    logs.begin_if_missed(record)
+    assert path.read_text() == "its own"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.log_files import SHELF, log_name, open_log
+from ray_jobs.manager import log_shelf
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.log_bound import LogBound
+from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
+from tests.disks import fill, small_disk
 from tests.waiting import wait_until
 
 LOG_BYTES = 100_000
@@ -91,6 +94,46 @@ async def test_what_an_earlier_manager_left_counts(tmp_path: Path) -> None:
     await until_removed(tmp_path, {"d", "e"}, "abcdef")
 
 
+async def test_a_removed_log_that_is_shelved_still_tells_so(
+    bound: LogBound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_shelf, "KEPT_LOGS", 0)
+    for name in "abcd":
+        write(tmp_path, name)
+        bound.ended(name)
+    await until_removed(tmp_path, {"a"}, "abcd")
+    LogShelf(str(tmp_path)).open(lambda _: False)
+    shelved = tmp_path / SHELF / log_name("a")
+    await asyncio.to_thread(wait_until, shelved.is_symlink, "it is moved", 5)
+    assert b"was removed" in content(tmp_path, "a")
+
+
+async def test_a_full_disk_is_bounded_and_tells_so_later(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 1):
+        for age, name in enumerate("abcd"):
+            write(disk, name, age)
+        fill(disk)
+        bound = LogBound(str(disk), MAX_BYTES)
+        bound.open([], lambda _: False)
+        await until_removed(disk, {"d"}, "abcd")
+        again = LogBound(str(disk), MAX_BYTES)
+        (disk / "filler").unlink()
+        fill(disk)
+        again.open([], lambda _: False)  # nothing is written anew
+        assert again._task is not None
+        await again._task
+        await until_removed(disk, {"d"}, "abcd")
+
+
+async def test_what_a_killed_manager_left_is_no_hindrance(bound: LogBound, tmp_path: Path) -> None:
+    (tmp_path / f"{log_name('a')}.link").symlink_to("nowhere")
+    for name in "abcd":
+        write(tmp_path, name)
+        bound.ended(name)
+    await until_removed(tmp_path, {"a"}, "abcd")
+
+
 async def test_running_jobs_keep_their_logs(tmp_path: Path) -> None:
     bound = LogBound(str(tmp_path), 0)
     bound.open([], {"b"}.__contains__)
@@ -125,6 +168,20 @@ async def test_logs_that_left_dont_count(bound: LogBound, tmp_path: Path) -> Non
     bound.ended("d")
     await asyncio.sleep(0)
     assert not any(is_removed(tmp_path, each) for each in "abcd")
+
+
+async def test_logs_that_dont_leave_after_all_are_the_oldest(
+    bound: LogBound, tmp_path: Path
+) -> None:
+    for name in "abc":
+        write(tmp_path, name)
+        bound.ended(name)
+    sizes = bound.forget(["a", "b", "unknown"])
+    assert set(sizes) == {"a", "b"}
+    write(tmp_path, "d")
+    bound.ended("d")
+    bound.remember(sizes)
+    await until_removed(tmp_path, {"a"}, "abcd")
 
 
 async def test_who_reads_a_log_reads_on(bound: LogBound, tmp_path: Path) -> None:

@@ -17,12 +17,15 @@ import pytest
 
 from ray_jobs.keeper.clock import wall_ms
 from ray_jobs.log_files import SHELF, log_name, open_log
+from ray_jobs.log_holes import trim
 from ray_jobs.manager import retention as retention_module
 from ray_jobs.manager.archive import FolderArchive
 from ray_jobs.manager.finished_jobs import RetentionSettings
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.journal import Journal
+from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.retention import Retention
+from ray_jobs.manager.times import submitted_now
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
 from tests.waiting import wait_until
@@ -45,9 +48,11 @@ class Manager:
         await self.retention.close()
         await self.journal.close()
 
-    async def run(self, submission_id: str, log: str | None = None) -> JobRecord:
+    async def run(
+        self, submission_id: str, log: str | None = None, max_log_bytes: int | None = None
+    ) -> JobRecord:
         """Have a job run and end."""
-        record = new_record(submission_id)
+        record = msgspec.structs.replace(new_record(submission_id), max_log_bytes=max_log_bytes)
         assert await self.journal.create(record)
         self.logs.begin(record)
         if log is not None:
@@ -95,14 +100,18 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     (tmp_path / "logs").mkdir()
 
     async def begin(
-        archive: str = "", store: MemoryStore | None = None, most_jobs: int = KEPT_JOBS
+        archive: str = "",
+        store: MemoryStore | None = None,
+        most_jobs: int | None = KEPT_JOBS,
+        age_s: float | None = None,
+        bound: LogBound | None = None,
     ) -> Manager:
         store = store or MemoryStore()
         journal = Journal(store, await store.claim_epoch(), on_superseded=lambda: None)
         records = await store.load()
         journal.seed(records)
-        logs = JobLogs(str(tmp_path / "logs"))
-        settings = RetentionSettings(most_jobs=most_jobs, archive=archive)
+        logs = JobLogs(str(tmp_path / "logs"), bound)
+        settings = RetentionSettings(most_jobs=most_jobs, age_s=age_s, archive=archive)
         retention = Retention(settings, journal, logs, tmp_path / "archive")
         retention.open(records)
         managers.append(Manager(store, journal, logs, retention))
@@ -171,6 +180,63 @@ async def test_another_device(
         log = tmp_path / "archive" / line["log"]["name"]
         assert f"job-{log.read_text()}" == line["submission_id"]
     assert list((tmp_path / "logs").glob("*.log")) == []
+
+
+async def test_a_bounded_log_has_the_notice_in_the_archive(start: Start, tmp_path: Path) -> None:
+    """On the same disk too, where others are linked."""
+    manager = await start()
+    for name in "abcd":
+        await manager.run(name, max_log_bytes=1024 * 1024)
+        path = Path(manager.logs.path(name))
+        path.write_bytes(b"x" * (3_000_000 if name == "a" else 1000))
+        trim(str(path), 1024 * 1024)
+    await manager.until_left("a", "b")
+    for line in archived(tmp_path):
+        text = (tmp_path / "archive" / line["log"]["name"]).read_bytes()
+        assert len(text) == line["log"]["bytes"]
+        assert b"\0" not in text
+        assert (b"were dropped here" in text) == (line["submission_id"] == "a")
+
+
+async def test_ages_are_right_though_the_clock_was_set(start: Start) -> None:
+    """Two jobs were submitted an hour ago; since then the wall clock has been set by a day."""
+    now = submitted_now()
+    day_ms, hour_ms = 86_400_000, 3_600_000
+    store = MemoryStore()
+    for name, start_time, ran_ms in (
+        ("young", now["start_time"] - day_ms, hour_ms),
+        ("old", now["start_time"] + day_ms, 1000),
+    ):
+        store.records[name] = msgspec.structs.replace(
+            new_record(name),
+            status=JobStatus.SUCCEEDED,
+            boot_id=now["boot_id"],
+            submitted_boot_ms=now["submitted_boot_ms"] - hour_ms,
+            start_time=start_time,
+            end_time=start_time + ran_ms,
+        )
+    manager = await start(store=store, most_jobs=None, age_s=1800)
+    await manager.until_left("old")
+    await asyncio.sleep(0.1)
+    assert set(store.records) == {"young"}
+
+
+async def test_logs_count_while_the_archive_fails(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "archive").write_text("a file where the folder should be")
+    bound = LogBound(str(tmp_path / "logs"), 350_000)
+    bound.open([], lambda _: False)
+    manager = await start(most_jobs=0, bound=bound)
+    for name in "abcd":
+        await manager.run(name, log="x" * 100_000)
+        bound.ended(name)
+    removed = Path(manager.logs.path("a"))
+    await until(removed.is_symlink)
+    (tmp_path / "archive").unlink()
+    await manager.until_left(*"abcd")
+    logs = {line["submission_id"]: line["log"] for line in archived(tmp_path)}
+    assert logs["a"] == {"name": None, "bytes": 0, "removed": True}
+    assert logs["b"]["bytes"] == 100_000
+    await until(lambda: bound._total == 0)
 
 
 async def test_a_url(start: Start) -> None:
