@@ -74,6 +74,7 @@ def serve(
     Raises `RayJobsError` when there is no cluster, this isn't its head node, the port is taken, or
     the address is open to others while no token is demanded (unless `insecure`).
     """
+    _ray.take_token_if_found()
     address = gcs_address(address)
     try:
         probe(address)

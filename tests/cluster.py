@@ -192,11 +192,18 @@ def running_cluster(
     gpus: int = 0,
     ip: str | None = None,
     prepare: Callable[[Path], object] | None = None,
+    without: Sequence[str] = (),
 ) -> Iterator[Cluster]:
-    """Run a head node. `prepare` is called with its folder before."""
+    """Run a head node. `prepare` is called with its folder before.
+
+    Args:
+        without: Variables that are otherwise set for every cluster.
+    """
     # Short: Ray puts sockets there, whose paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="rjt-", dir="/tmp"))
     cluster = Cluster(env or {}, folder)
+    for name in without:
+        del cluster.env[name]
     try:
         if prepare is not None:
             prepare(folder)

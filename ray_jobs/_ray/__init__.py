@@ -206,6 +206,18 @@ def label_selector_error(selector: dict[str, str]) -> str | None:
     return error
 
 
+def take_token_if_found() -> None:
+    """Send Ray's token from now on if there is one and no mode is set, as `ray start` does.
+
+    Public API is missing. No-op with a Ray that demands none then.
+    """
+    from ray._private.authentication import authentication_token_setup as setup
+
+    take = getattr(setup, "maybe_enable_token_auth_if_token_available", None)
+    if take is not None:
+        take(warn_if_disabled=False)
+
+
 def is_token_auth_enabled() -> bool:
     """Return whether this cluster demands Ray's token. Public API is missing."""
     from ray._private.authentication.authentication_utils import is_token_auth_enabled

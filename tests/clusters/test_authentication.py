@@ -67,6 +67,20 @@ def refusals(address: str, headers: dict[str, str]) -> dict[str, int]:
     return asyncio.run(ask())
 
 
+def test_gateway_of_a_cluster_that_found_a_token(home: Path) -> None:
+    """No mode is set: `ray start` demands the token that it finds, and so does the gateway."""
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text(TOKEN)
+    with (
+        plugin(enabled=False),
+        running_cluster({"HOME": str(home)}, cpus=1, without=["RAY_AUTH_MODE"]) as cluster,
+        running_gateway(cluster) as url,
+        JobSubmissionClient(url) as client,
+    ):
+        assert set(refusals(url, {}).values()) == {401}
+        client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
+
+
 def test_no_token_is_refused_everywhere(address: str) -> None:
     found = refusals(address, {})
     assert len(found) == len(ROUTES) + 2
