@@ -16,7 +16,6 @@ from ray_jobs.keeper.clock import BOOT_ID, boot_ms, process_age_ms
 from .conftest import Node, running_node
 
 HOUR_S = 3600
-LONG_S = 600.0
 
 
 def libfaketime() -> str:
