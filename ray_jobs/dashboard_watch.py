@@ -49,7 +49,10 @@ def watch(gcs_address: str | None) -> None:
     raylet = find_raylet(dashboard)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        DashboardWatcher(dashboard, raylet).run()
+        try:
+            DashboardWatcher(dashboard, raylet).run()
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
 
 
 class DashboardWatcher:

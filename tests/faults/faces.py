@@ -16,7 +16,9 @@ from ray_jobs.dashboard_watch import find_dashboard
 from ray_jobs.errors import RayJobsError
 from tests.cluster import BIN, Cluster
 from tests.faults.processes import processes, send
+from tests.waiting import wait_until
 
+WATCHER_START_TIMEOUT_S = 30.0
 WATCHER_END_TIMEOUT_S = 10.0
 SERVING_TIMEOUT_S = 60.0
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
@@ -90,12 +92,16 @@ def nobody_ends_it_for_a_dead_process(cluster: Cluster) -> Iterator[None]:
 @contextlib.contextmanager
 def watched_dashboard(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
     """Have the dashboard started anew whenever it dies, as the documentation says."""
-    watcher = subprocess.Popen(
-        [str(BIN / "ray-jobs"), "plugin", "watch", "--gcs-address", cluster.gcs_address],
-        env=cluster.env,
-    )
+    log = cluster.folder / f"watch-{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        watcher = subprocess.Popen(
+            [str(BIN / "ray-jobs"), "plugin", "watch", "--gcs-address", cluster.gcs_address],
+            env=cluster.env,
+            stderr=output,
+        )
     try:
+        wait_until(lambda: b"dashboard" in log.read_bytes(), "it watches", WATCHER_START_TIMEOUT_S)
         yield watcher
     finally:
         watcher.terminate()
-        assert watcher.wait(WATCHER_END_TIMEOUT_S) == 0
+        assert watcher.wait(WATCHER_END_TIMEOUT_S) == 0, log.read_text()
