@@ -140,7 +140,7 @@ def test_fast_writer(cluster: Cluster, client: JobSubmissionClient, tmp_path: Pa
         runtime_env={"env_vars": {"WRITER": WRITER}},
     )
     path = cluster.logs_dir / f"job-driver-{job_id}.log"
-    wait_until(lambda: path.exists() and b"Running entrypoint" in path.read_bytes(), "it runs", 60)
+    wait_until(lambda: "Running entrypoint" in client.get_job_logs(job_id), "it runs", 60)
     with Memory("ray::JobManager", "ray::JobSupervisor") as memory:
         go.touch()
         info = client.wait_until_finish(job_id, timeout=FAST_TIMEOUT_S)
