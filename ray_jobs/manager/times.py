@@ -13,6 +13,10 @@ from ray_jobs.keeper.clock import BOOT_ID, boot_ms, process_age_ms, wall_ms
 from ray_jobs.records import JobRecord
 from ray_jobs.supervisor.node import raylet_pid
 
+#: When this machine was booted, in ms since epoch. Looked at once: were it for each job, jobs of
+#: other boots would change places by what passes between a look at one clock and at the other.
+BOOTED_AT_MS = wall_ms() - boot_ms()
+
 
 def submitted_now() -> dict[str, Any]:
     """Return the fields of a new record that tell when it was submitted."""
@@ -33,7 +37,7 @@ def ended_boot_ms(record: JobRecord) -> int:
     """
     end_ms = record.end_time or 0
     if record.start_time is None or not record.boot_id or record.boot_id != BOOT_ID:
-        return boot_ms() - (wall_ms() - end_ms)
+        return end_ms - BOOTED_AT_MS
     return record.submitted_boot_ms + end_ms - record.start_time
 
 

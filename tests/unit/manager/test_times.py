@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
-from ray_jobs.manager import transitions
-from ray_jobs.manager.times import age_ms, now_ms, submitted_now, waited_s
+from ray_jobs.manager import times, transitions
+from ray_jobs.manager.times import age_ms, ended_boot_ms, now_ms, submitted_now, waited_s
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
 
@@ -74,6 +74,17 @@ def test_end_is_so_long_after_the_start_as_it_was(step_ms: int) -> None:
     ended = transitions.concluded(record, outcome, now_ms(record))
     assert ended is not None
     assert (ended.end_time or 0) - (ended.start_time or 0) == 42_000
+
+
+@pytest.mark.parametrize("boot_id", [BOOT_ID, "another"])
+def test_ends_are_as_far_apart_as_they_were(boot_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a while may pass between a look at one clock and at the other."""
+    ended = [
+        job(boot_id=boot_id, start_time=1, submitted_boot_ms=1, end_time=each) for each in (5, 7)
+    ]
+    first = ended_boot_ms(ended[0])
+    monkeypatch.setattr(times, "wall_ms", lambda: wall_ms() + 100)
+    assert ended_boot_ms(ended[1]) - first == 2
 
 
 def test_end_on_another_machine_is_what_its_keeper_says() -> None:
