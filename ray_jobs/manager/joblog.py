@@ -13,13 +13,13 @@ from typing import Any
 
 from ray_jobs.keeper.clock import wall_ms
 from ray_jobs.log_files import log_name, places
-from ray_jobs.log_holes import trim
 from ray_jobs.manager.calls import patiently
 from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.manager.seats import Seat
 from ray_jobs.manager.times import now_ms
 from ray_jobs.records import JobRecord
+from ray_jobs.supervisor.bounding import trim_once
 from ray_jobs.supervisor.logs import note_that_unbounded, set_aside
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE, read_text
 
@@ -132,9 +132,7 @@ class JobLogs:
                 if data:
                     self._write_at(record.submission_id, record.log_base_bytes + offset, data)
                     if record.max_log_bytes is not None and cant_bound is None:
-                        cant_bound = await asyncio.to_thread(
-                            self._bound, record, record.max_log_bytes
-                        )
+                        cant_bound = await self._bound(record, record.max_log_bytes)
             except OSError:
                 logger.exception("Can't copy the log of job %s.", record.submission_id)
                 if ended.done():
@@ -149,10 +147,10 @@ class JobLogs:
                     note_that_unbounded(self.path(record.submission_id), cant_bound)
                 return True
 
-    def _bound(self, record: JobRecord, max_bytes: int) -> OSError | None:
+    async def _bound(self, record: JobRecord, max_bytes: int) -> OSError | None:
         """Drop what is too much of a copy. Returns why that can't be done, None if it can."""
         try:
-            trim(self.path(record.submission_id), max_bytes)
+            await trim_once(self.path(record.submission_id), max_bytes, None)
         except OSError as error:
             logger.warning("The log of job %s can't be bounded: %s", record.submission_id, error)
             return error

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from ray_jobs.keeper.clock import boot_ms, wall_ms
 from ray_jobs.kv import Superseded, together
-from ray_jobs.log_files import close_all, open_log, places
+from ray_jobs.log_files import close_all, is_removed_log, open_log, places
 from ray_jobs.log_holes import has_hole
 from ray_jobs.manager.archive import (
     Archive,
@@ -217,16 +217,16 @@ class Retention:
         return is_same_job(record, self._journal.get(record.submission_id))
 
     def _find_log(self, record: JobRecord) -> FoundLog | None:
-        for place in places(self._logs.path(record.submission_id)):
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.islink(place):
-                    return FoundLog(0, was_removed=True)
-                fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-                try:
-                    return FoundLog(archived_bytes(fd, record.max_log_bytes is not None))
-                finally:
-                    os.close(fd)
-        return None
+        path = self._logs.path(record.submission_id)
+        if is_removed_log(path):
+            return FoundLog(0, was_removed=True)
+        fd = open_log(path)
+        if fd is None:
+            return None
+        try:
+            return FoundLog(archived_bytes(fd, record.max_log_bytes is not None))
+        finally:
+            os.close(fd)
 
     def _new_name(self) -> str:
         self._files += 1

@@ -19,6 +19,7 @@ import ray
 from ray_jobs.channel import ChannelServer
 from ray_jobs.growth import Growth
 from ray_jobs.keeper.sockets import listen
+from ray_jobs.supervisor.attempt import Attempt
 from ray_jobs.supervisor.bounding import keep_bounded, trim_once
 from ray_jobs.supervisor.logs import last_lines, read_at, read_kept_at, set_aside
 from ray_jobs.supervisor.node import (
@@ -54,31 +55,6 @@ Spawned = tuple[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter]
 
 class StaleEpochError(RuntimeError):
     """A manager that has been replaced gave an order."""
-
-
-class Attempt:
-    """One run of one job's entrypoint."""
-
-    def __init__(self, attempt_id: str) -> None:
-        self.id = attempt_id
-        self.directory = attempt_dir(attempt_id)
-        self.status: dict[str, Any] = {"state": "starting"}
-        #: Set with the order to start or adopt it, which tells these two.
-        self.known = asyncio.Event()
-        self.log_path = ""
-        #: Bytes that the log may have, if it is bounded. Nothing is dropped from `copied` on: the
-        #: head has its copy up to there. None where the head needs none.
-        self.max_log_bytes: int | None = None
-        self.copied: int | None = None
-        self.stop_env: dict[str, str] = {}
-        #: A stop may come before the entrypoint has been started.
-        self.stop_requested = False
-        #: Starting and adopting take turns: each may be asked for twice.
-        self.lock = asyncio.Lock()
-        self.finished = asyncio.Event()
-        self.writer: asyncio.StreamWriter | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.bounding: asyncio.Task[None] | None = None
 
 
 class JobSupervisor:
@@ -276,7 +252,7 @@ class JobSupervisor:
     def _attempt(self, attempt_id: str) -> Attempt:
         """Return an attempt. Calls may overtake each other: any may be the first that names it."""
         if attempt_id not in self._attempts:
-            self._attempts[attempt_id] = Attempt(attempt_id)
+            self._attempts[attempt_id] = Attempt(attempt_id, attempt_dir(attempt_id))
         return self._attempts[attempt_id]
 
     def _ordered(self, order: dict[str, Any]) -> Attempt:

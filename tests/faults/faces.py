@@ -14,7 +14,7 @@ import aiohttp
 
 from ray_jobs.dashboard_watch import find_dashboard
 from ray_jobs.errors import RayJobsError
-from tests.cluster import BIN, Cluster
+from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.faults.processes import processes, send
 from tests.waiting import wait_until
 
@@ -105,3 +105,15 @@ def watched_dashboard(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         watcher.terminate()
         assert watcher.wait(WATCHER_END_TIMEOUT_S) == 0, log.read_text()
+
+
+@contextlib.contextmanager
+def watched_cluster(env: dict[str, str]) -> Iterator[Cluster]:
+    """Run a cluster with the plugin, whose dashboard is started anew whenever it dies."""
+    with (
+        plugin(enabled=True),
+        running_cluster(env, cpus=2) as cluster,
+        nobody_ends_it_for_a_dead_process(cluster),
+        watched_dashboard(cluster),
+    ):
+        yield cluster

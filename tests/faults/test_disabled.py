@@ -14,12 +14,11 @@ from ray_jobs import JobSubmissionClient
 from ray_jobs import plugin as ray_jobs_plugin
 from ray_jobs.errors import RayJobsError
 from ray_jobs.models import JobStatus
-from tests.cluster import Cluster, plugin, running_cluster
+from tests.cluster import Cluster
 from tests.faults.campaign import ROWS, Row
 from tests.faults.faces import (
     kill_dashboard,
-    nobody_ends_it_for_a_dead_process,
-    watched_dashboard,
+    watched_cluster,
 )
 from tests.faults.processes import of_jobs, runs, start_waiting_job
 from tests.faults.workload import Verdict
@@ -33,12 +32,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     env = {"RAY_AUTH_MODE": "disabled"}
     if request.param == "shared":
         env["RAY_JOBS_SUPERVISION"] = "dense"
-    with (
-        plugin(enabled=True),
-        running_cluster(env, cpus=2) as cluster,
-        nobody_ends_it_for_a_dead_process(cluster),
-        watched_dashboard(cluster),
-    ):
+    with watched_cluster(env) as cluster:
         yield cluster
 
 

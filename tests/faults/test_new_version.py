@@ -16,13 +16,12 @@ import ray_jobs
 from ray_jobs import JobSubmissionClient
 from ray_jobs.claims import VERSION
 from ray_jobs.models import JobStatus
-from tests.cluster import Cluster, plugin, running_cluster
+from tests.cluster import Cluster
 from tests.faults.campaign import KINDS, campaign
 from tests.faults.faces import (
     gateways,
     kill_dashboard,
-    nobody_ends_it_for_a_dead_process,
-    watched_dashboard,
+    watched_cluster,
 )
 from tests.faults.processes import named, runs, send, titled
 from tests.faults.stored import check_kv_is_as_listed
@@ -88,12 +87,7 @@ def installation(tmp_path: Path) -> Installation:
 @pytest.fixture
 def cluster(installation: Installation) -> Iterator[Cluster]:
     env = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(installation.path), **KILL_TIMEOUT}
-    with (
-        plugin(enabled=True),
-        running_cluster(env, cpus=2) as cluster,
-        nobody_ends_it_for_a_dead_process(cluster),
-        watched_dashboard(cluster),
-    ):
+    with watched_cluster(env) as cluster:
         yield cluster
 
 

@@ -113,6 +113,33 @@ def _of_node() -> dict[str, Any]:
     }
 
 
+def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
+    """Return what stands in for the parts of modules that reach out of the manager."""
+    manager = {
+        "JobLogs": Logs,
+        "serve_faces": _no_faces,
+        "work_dir": lambda: WORK_DIR,
+        "leave": lambda: PROCESS.get().kill(),
+    }
+    actors = {"_supervisor_class": lambda: world.supervisors, "zygote_source": lambda: ""}
+    # Its marks on the collector would outlive each world.
+    collector = {"gc": types.SimpleNamespace(disable=int, enable=int, freeze=int)}
+    cluster = {
+        "Kv": lambda: world.kv,
+        "logs_dir": lambda: LOGS_DIR,
+        "node_lives": lambda node_id: any(
+            each.id == node_id and each.is_alive for each in world.supervisors.nodes
+        ),
+        "dashboard_url": _no_url,
+        "AgentAddresses": AgentAddresses,
+        "RuntimeEnvAgent": lambda: world.agent,
+        "node_memory_bytes": lambda: 2.0**40,
+        "normalised_runtime_env": lambda given: given,
+        "internal_env_vars": list,
+    }
+    return [(actor, manager), (supervisors, actors), (recovery, collector), (_ray, cluster)]
+
+
 class AgentAddresses:
     def __init__(self, kv: Any) -> None:
         pass
@@ -162,41 +189,8 @@ def surroundings(world: Any, environ: dict[str, str]) -> Iterator[None]:
         for module in (actor, supervisors, supervisor_actor):
             put(mock.patch.object(module, "ray", ray))
         put(mock.patch.multiple(supervisor_actor, **_of_node()))
-        put(
-            mock.patch.multiple(
-                actor,
-                JobLogs=Logs,
-                serve_faces=_no_faces,
-                work_dir=lambda: WORK_DIR,
-                leave=lambda: PROCESS.get().kill(),
-            )
-        )
-        put(
-            mock.patch.multiple(
-                supervisors,
-                _supervisor_class=lambda: world.supervisors,
-                zygote_source=lambda: "",
-            )
-        )
-        # Its marks on the collector would outlive each world.
-        collector = types.SimpleNamespace(disable=int, enable=int, freeze=int)
-        put(mock.patch.object(recovery, "gc", collector))
-        put(
-            mock.patch.multiple(
-                _ray,
-                Kv=lambda: world.kv,
-                logs_dir=lambda: LOGS_DIR,
-                node_lives=lambda node_id: any(
-                    each.id == node_id and each.is_alive for each in world.supervisors.nodes
-                ),
-                dashboard_url=_no_url,
-                AgentAddresses=AgentAddresses,
-                RuntimeEnvAgent=lambda: world.agent,
-                node_memory_bytes=lambda: 2.0**40,
-                normalised_runtime_env=lambda given: given,
-                internal_env_vars=list,
-            )
-        )
+        for module, parts in _of_head(world):
+            put(mock.patch.multiple(module, **parts))
         logging.disable(logging.CRITICAL)
         try:
             yield
