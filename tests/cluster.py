@@ -51,8 +51,14 @@ class Cluster:
         return (self.folder / "ray_current_cluster").read_text().strip()
 
     @property
+    def session_dir(self) -> Path:
+        """Of the head. Not by `session_latest`: each worker that starts puts that link anew."""
+        found = (path for path in self.folder.glob("session_*") if not path.is_symlink())
+        return max(found, default=self.folder)
+
+    @property
     def logs_dir(self) -> Path:
-        return self.folder / "session_latest" / "logs"
+        return self.session_dir / "logs"
 
     @property
     def nodes(self) -> list[subprocess.Popen[bytes]]:

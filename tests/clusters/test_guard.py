@@ -251,7 +251,7 @@ def test_broken_environments_hold_no_secret(cluster: Cluster) -> None:
 
 
 def test_files_are_their_owners(cluster: Cluster, gateway: str, job_id: str) -> None:
-    work_dir = cluster.folder / "session_latest" / "ray_jobs"
+    work_dir = cluster.session_dir / "ray_jobs"
     assert stat.S_IMODE(work_dir.stat().st_mode) == 0o700
     ours = [
         *cluster.logs_dir.glob("job-driver-*"),

@@ -117,7 +117,7 @@ def test_killed_and_started_on_the_same_disk(
     logs = {each: client.get_job_logs(each) for each in (*jobs.ended, jobs.running)}
     kill_titled(MANAGER)
     (tmp_path / "unseen" / "go").touch()
-    attempts = cluster.folder / "session_latest" / "ray_jobs" / "attempts"
+    attempts = cluster.session_dir / "ray_jobs" / "attempts"
     wait_until(lambda: '"exited"' in statuses(attempts), "its end", 10)
     cluster.kill()
     wait_until(lambda: not of_jobs(), "the jobs' processes are gone", GONE_WITHIN_S)
