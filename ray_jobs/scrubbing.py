@@ -22,7 +22,7 @@ MAX_DEPTH = 50
 
 #: What looking for the values of one job may cost, in characters that are searched: some ms. Who
 #: submits chooses how many values there are, and how much text.
-MAX_WORK = 20_000_000
+MAX_WORK = 5_000_000
 #: What a search costs beside its characters, and what a place that is found does.
 SEARCH_WORK, FOUND_WORK = 64, 256
 #: To gather how the words of a text begin costs so much for each character; few values are looked

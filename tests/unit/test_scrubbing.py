@@ -100,7 +100,7 @@ def test_values_as_they_are_written(value: str) -> None:
 def test_many_values_in_many_texts() -> None:
     """Whoever submits chooses how many. Were the cost their product, this would take minutes."""
     values = {f"NAME_{number}": f"value-{number:05}" for number in range(10_000)}
-    texts = [f"no secret {number}" for number in range(5_000)]
+    texts = [f"no secret {number}" for number in range(1_500)]
     env = {"env_vars": values, "pip": [*texts, "x value-00077 y"]}
     found = scrubbed_runtime_env(env)
     assert found == {
@@ -112,8 +112,8 @@ def test_many_values_in_many_texts() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ([f"{'a' * 6}{number}" for number in range(10_000)], "a" * 100_000),
-        ([f"{number:06}" for number in range(10_000)], "".join(map("{:06}".format, range(10_000)))),
+        ([f"{'a' * 6}{number}" for number in range(10_000)], "a" * 20_000),
+        ([f"{number:06}" for number in range(10_000)], "".join(map("{:06}".format, range(5_000)))),
         (["a" * 6], "a" * (MAX_WORK // 20)),
     ],
 )
