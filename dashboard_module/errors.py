@@ -108,7 +108,7 @@ def guarded(respond: Respond) -> Callable[[Handler], Handler]:
                 # Part of another answer is out: the client must see that it is broken off.
                 if request.transport is not None:
                     request.transport.abort()
-                logger.debug("%s %s was broken off.", request.method, request.path)
+                logger.debug("%s was broken off.", _named(request))
             return answer
 
         return guard
@@ -137,20 +137,26 @@ def _answer(
     if isinstance(error, ConnectionError) and _is_gone(request):
         return respond(400, errors.InvalidRequest.code, "The client has gone away.", {})
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-        logger.warning("%s %s: %s", request.method, request.path, error)
+        logger.warning("%s: %s", _named(request), error)
         message = f"The server has run out of something: {os.strerror(error.errno)}. Try again."
         return respond(503, errors.ServerNotReady.code, message, {"Retry-After": "5"})
     incident = secrets.token_hex(4)
     said = scrubbed("".join(traceback.format_exception(error)))
-    logger.error(
-        "Incident %s: %s %s failed.\n%s", incident, request.method, request.rel_url.raw_path, said
-    )
+    logger.error("Incident %s: %s failed.\n%s", incident, _named(request), said)
     return respond(
         500,
         errors.RayJobsError.code,
         f"Internal error (incident {incident}). The server's log says more.",
         {},
     )
+
+
+def _named(request: aiohttp.web.Request) -> str:
+    """Return a request for the log, in one line whatever its path holds.
+
+    Without its query: there may be secrets in it.
+    """
+    return f"{request.method} {ascii(request.rel_url.raw_path)[1:-1]}"
 
 
 def _is_gone(request: aiohttp.web.Request) -> bool:

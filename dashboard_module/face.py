@@ -264,6 +264,8 @@ class Face:
         # With the id and the key in it, the request may be repeated: it is one submission.
         request = msgspec.structs.replace(request, submission_id=submission_id, job_id=None)
         request_json, request_key = msgspec.json.encode(request), secrets.token_hex(16)
+        # A face that has just begun to serve knows of no job in the queue.
+        await self._follower.before_read()
         self._submitting.take(others=self._follower.replica.index.count(JobStatus.PENDING))
         try:
             await self._call(lambda: self._manager.submit(request_json, request_key))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ from .guard.audit import Moment, Notes
 from .guard.clients import authorization
 from .guard.guard import INVALID_TOKEN
 from .hosting import face_config, make_guard, packages
+from .listening import is_this_machines_only
 from .manager_link import RayManager
 from .open_files import raise_limit
 from .ray_logs import RayLogs
@@ -89,7 +89,7 @@ def serve(
             "The gateway must run on the head node: logs are read from its files.",
             hint="Run `ray-jobs serve` there, and reach it from here by its URL.",
         )
-    if not insecure and not _ray.is_token_auth_enabled() and not is_loopback(host):
+    if not insecure and not _ray.is_token_auth_enabled() and not is_this_machines_only(listeners):
         raise GatewayError(
             f"Listening on {host} without a token would let anyone run code here.",
             hint="Start the cluster with RAY_AUTH_MODE=token, listen on 127.0.0.1, or say"
@@ -240,15 +240,6 @@ def token_check(guard: Guard) -> Any:
         return aiohttp.web.Response(status=status, text=text)
 
     return check
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def tls_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -13,7 +13,7 @@ from ray_jobs import _ray
 from .face import FaceConfig
 from .guard import Guard, GuardSettings, settings
 from .ray_ports import RayPackages
-from .redaction import is_browser_request
+from .redaction import may_be_browser
 
 
 def make_guard(
@@ -59,7 +59,7 @@ def face_config(
     keeps_from_browsers = _ray.redacts_runtime_env()
 
     def redact(request: aiohttp.web.Request) -> bool:
-        return guarded.redact_always or (keeps_from_browsers and is_browser_request(request))
+        return guarded.redact_always or (keeps_from_browsers and may_be_browser(request))
 
     return FaceConfig(
         log_dir=log_dir,

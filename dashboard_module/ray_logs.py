@@ -14,6 +14,7 @@ import aiohttp
 from ray_jobs import _ray
 from ray_jobs.log_files import log_name
 from ray_jobs.records import JobRecord
+from ray_jobs.scrubbing import scrubbed
 
 from .foreign_logs import LogUnavailable
 from .log_reader import MAX_FRAME_BYTES
@@ -62,7 +63,8 @@ class RayLogs:
                 ) as answer,
             ):
                 if answer.status != 200:
-                    raise unavailable(record, (await answer.text())[:MAX_REASON_CHARS])
+                    reason = scrubbed(await answer.text())[:MAX_REASON_CHARS]
+                    raise unavailable(record, reason)
                 async for chunk in answer.content.iter_chunked(MAX_FRAME_BYTES):
                     yield chunk
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:

@@ -25,3 +25,13 @@ def is_browser_request(request: aiohttp.web.BaseRequest) -> bool:
     if headers.get("User-Agent", "").startswith("Mozilla"):
         return True
     return any(name in headers for name in _BROWSER_HEADERS)
+
+
+def may_be_browser(request: aiohttp.web.BaseRequest) -> bool:
+    """Return whether a request is a browser's, or looks a little like one.
+
+    A page whose name points here (DNS rebinding) is of the server's own origin. Firefox and Safari
+    let it choose its User-Agent, and it may keep back the Referer; not the languages, which the
+    browser adds where it doesn't. Too little to refuse a client for.
+    """
+    return is_browser_request(request) or "Accept-Language" in request.headers

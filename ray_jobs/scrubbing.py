@@ -6,9 +6,11 @@ web pages. A password that stands somewhere else in a text can't be known for on
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from ray_jobs.models import JobInfo
 
@@ -18,6 +20,15 @@ MIN_VALUE_CHARACTERS = 6
 #: Of a JSON value; no runtime environment is deeper.
 MAX_DEPTH = 50
 
+#: What looking for the values of one job may cost, in characters that are searched: some ms. Who
+#: submits chooses how many values there are, and how much text.
+MAX_WORK = 5_000_000
+#: What a search costs beside its characters, and what a place that is found does.
+SEARCH_WORK, FOUND_WORK = 64, 256
+#: To gather how the words of a text begin costs so much for each character; few values are looked
+#: for one by one instead.
+GATHER_WORK = 128
+
 # What a URL ends at, in texts, in JSON and in shell commands.
 _END = r"/\s\"'<>\\"
 #: `user:password@` or `token@` of a URL. A password may hold an @ and, malformed, ? and #.
@@ -25,11 +36,130 @@ _USERINFO = re.compile(rf"(?<=://)(?:[^{_END}@:]*:[^{_END}]*|[^{_END}?#]+)@")
 #: The value of a parameter like `X-Amz-Signature=` or `access_token=`. The lengths are bounded, so
 #: that a long text costs no more than its length.
 _PARAMETER = re.compile(
-    r"(?<=[?&])([\w.-]{0,40}(?:token|secret|passw|signature|sig|credential|key)[\w.-]{0,40}=)"
-    r"[^&#\s\"'<>\\]+",
+    r"(?<=[?&])([\w.-]{0,40}"
+    r"(?:token|secret|pass|pwd|signature|sig|credential|key|auth(?!or)|jwt)"
+    r"[\w.-]{0,40}=)[^&#\s\"'<>\\]+",
     re.IGNORECASE,
 )
-_AUTHORIZATION = re.compile(r"\b((?:Bearer|Basic)\s{1,4})[\w.~+/=-]{8,}", re.IGNORECASE)
+#: A header, of any scheme: all up to the end of its quotes, or of the line.
+_AUTHORIZATION = re.compile(
+    r"\b(authorization\\{0,3}[\"']?\s{0,4}:\s{0,4}(?:[bfru]{0,2}\\{0,3}[\"'])?)"
+    r"(?:[^\"'\r\n\\]|\\ )+",
+    re.IGNORECASE,
+)
+_SCHEME = re.compile(r"\b((?:Bearer|Basic)\s{1,4})[\w.~+/=-]{8,}", re.IGNORECASE)
+
+#: Written the same everywhere.
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
+#: Written in another way within quotes.
+_ESCAPED = re.compile(r"[^\x20-\x7e]|[\"'\\$`]")
+
+
+class Scrubber:
+    """Takes the credentials of URLs and headers out of the texts of one job, and known values.
+
+    Where looking for the values would cost too much, what is left of the texts is taken out whole.
+
+    Args:
+        values: Secrets that are known, such as those of `env_vars`. Short ones are left.
+    """
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values = {
+            form
+            for value in values
+            if len(value) >= MIN_VALUE_CHARACTERS
+            for form in written_forms(value)
+        }
+        self._by_beginning: dict[str, list[str]] = {}
+        self._work_left = MAX_WORK
+
+    def text(self, text: str) -> str:
+        """Return a text without what is secret in it."""
+        if self._values and len(text) >= MIN_VALUE_CHARACTERS:
+            text = self._without_values(text)
+        if "://" in text:
+            text = _USERINFO.sub(f"{PLACEHOLDER}@", text)
+            text = _PARAMETER.sub(rf"\g<1>{PLACEHOLDER}", text)
+        lowered = text.lower()
+        if "authorization" in lowered:
+            text = _AUTHORIZATION.sub(rf"\g<1>{PLACEHOLDER}", text)
+        if "bearer" in lowered or "basic" in lowered:
+            text = _SCHEME.sub(rf"\g<1>{PLACEHOLDER}", text)
+        return text
+
+    def deep(self, value: Any, depth: int = MAX_DEPTH) -> Any:
+        """Return a copy of a JSON value, all of its texts scrubbed; what is deeper is left out."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict | list) and depth == 0:
+            return PLACEHOLDER
+        if isinstance(value, dict):
+            return {key: self.deep(item, depth - 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.deep(item, depth - 1) for item in value]
+        return value
+
+    def _without_values(self, text: str) -> str:
+        spans: list[tuple[int, int]] = []
+        for value in self._candidates(text):
+            self._work_left -= len(text) + SEARCH_WORK
+            if self._work_left < 0:
+                return PLACEHOLDER
+            at = text.find(value)
+            while at >= 0:
+                spans.append((at, at + len(value)))
+                self._work_left -= FOUND_WORK
+                at = text.find(value, at + len(value)) if self._work_left >= 0 else -1
+        return _covered(text, spans) if self._work_left >= 0 else PLACEHOLDER
+
+    def _candidates(self, text: str) -> Iterable[str]:
+        """Return the values that may be in a text: all if they are few, or as they begin."""
+        if len(self._values) * (len(text) + SEARCH_WORK) <= GATHER_WORK * len(text):
+            return self._values
+        if not self._by_beginning:
+            for value in self._values:
+                self._by_beginning.setdefault(value[:MIN_VALUE_CHARACTERS], []).append(value)
+        self._work_left -= GATHER_WORK * len(text)
+        if self._work_left < 0:
+            return ()
+        beginnings = {
+            text[at : at + MIN_VALUE_CHARACTERS]
+            for at in range(len(text) - MIN_VALUE_CHARACTERS + 1)
+        }
+        found = beginnings & self._by_beginning.keys()
+        return [value for beginning in found for value in self._by_beginning[beginning]]
+
+
+def _covered(text: str, spans: list[tuple[int, int]]) -> str:
+    """Return a text with each part that some spans cover replaced by the placeholder."""
+    kept: list[str] = []
+    end = 0
+    for start, stop in sorted(spans):
+        if start > end or not kept:
+            kept += [text[end:start], PLACEHOLDER]
+        end = max(end, stop)
+    return "".join([*kept, text[end:]])
+
+
+def written_forms(value: str) -> set[str]:
+    """Return how a value may be written: as it is, in URLs, and in quotes of JSON, Python, shells.
+
+    `shlex.quote` and people write a single quote within such quotes in different ways.
+    """
+    if _PLAIN.fullmatch(value):
+        return {value}
+    forms = {value, quote(value, safe="", errors="replace"), quote_plus(value, errors="replace")}
+    if _ESCAPED.search(value):
+        forms |= {
+            json.dumps(value)[1:-1],
+            json.dumps(value, ensure_ascii=False)[1:-1],
+            repr(value)[1:-1],
+            re.sub(r"([\"\\$`])", r"\\\1", value),
+            value.replace("'", "'\"'\"'"),
+            value.replace("'", r"'\''"),
+        }
+    return forms
 
 
 def scrubbed(text: str, values: Iterable[str] = ()) -> str:
@@ -38,26 +168,7 @@ def scrubbed(text: str, values: Iterable[str] = ()) -> str:
     Args:
         values: Secrets that are known, such as those of `env_vars`.
     """
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= MIN_VALUE_CHARACTERS and value in text:
-            text = text.replace(value, PLACEHOLDER)
-    if "://" in text:
-        text = _USERINFO.sub(f"{PLACEHOLDER}@", text)
-        text = _PARAMETER.sub(rf"\g<1>{PLACEHOLDER}", text)
-    return _AUTHORIZATION.sub(rf"\g<1>{PLACEHOLDER}", text)
-
-
-def scrubbed_deep(value: Any, values: Iterable[str] = (), depth: int = MAX_DEPTH) -> Any:
-    """Return a copy of a JSON value, all of its texts `scrubbed`; what is deeper is left out."""
-    if isinstance(value, str):
-        return scrubbed(value, values)
-    if isinstance(value, dict | list) and depth == 0:
-        return PLACEHOLDER
-    if isinstance(value, dict):
-        return {key: scrubbed_deep(item, values, depth - 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [scrubbed_deep(item, values, depth - 1) for item in value]
-    return value
+    return Scrubber(values).text(text)
 
 
 def secret_values(runtime_env: dict[str, Any] | None) -> list[str]:
@@ -68,14 +179,23 @@ def secret_values(runtime_env: dict[str, Any] | None) -> list[str]:
     return [value for value in env_vars.values() if isinstance(value, str)]
 
 
-def scrubbed_runtime_env(runtime_env: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a copy of a runtime environment: variables keep only their names, URLs no password."""
+def scrubbed_runtime_env(
+    runtime_env: dict[str, Any] | None, scrubber: Scrubber | None = None
+) -> dict[str, Any] | None:
+    """Return a copy of a runtime environment: variables keep only their names, URLs no password.
+
+    Args:
+        scrubber: One for its values, if there is one already.
+    """
     if not runtime_env:
         return runtime_env
-    found: dict[str, Any] = scrubbed_deep(runtime_env, secret_values(runtime_env))
-    if isinstance(found.get("env_vars"), dict):
-        found["env_vars"] = dict.fromkeys(found["env_vars"], PLACEHOLDER)
-    return found
+    scrubber = scrubber or Scrubber(secret_values(runtime_env))
+    return {
+        name: dict.fromkeys(value, PLACEHOLDER)
+        if name == "env_vars" and isinstance(value, dict)
+        else scrubber.deep(value)
+        for name, value in runtime_env.items()
+    }
 
 
 def redact(info: JobInfo) -> None:
@@ -83,9 +203,9 @@ def redact(info: JobInfo) -> None:
 
     Where they may stand in texts: its id, which may hold such a value too, stays as it is.
     """
-    values = secret_values(info.runtime_env)
-    info.runtime_env = scrubbed_runtime_env(info.runtime_env)
-    info.entrypoint = scrubbed(info.entrypoint or "", values)
-    info.metadata = scrubbed_deep(info.metadata, values)
+    scrubber = Scrubber(secret_values(info.runtime_env))
+    info.runtime_env = scrubbed_runtime_env(info.runtime_env, scrubber)
+    info.entrypoint = scrubber.text(info.entrypoint or "")
+    info.metadata = scrubber.deep(info.metadata)
     if info.message:
-        info.message = scrubbed(info.message, values)
+        info.message = scrubber.text(info.message)

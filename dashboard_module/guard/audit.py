@@ -25,8 +25,11 @@ logger = logging.getLogger(__name__)
 GATHER_S = 0.05
 #: Lines that wait for a disk that doesn't take them.
 MAX_WAITING = 10_000
-#: Of an id or a user agent in a line.
+#: Of an id, a user agent or anything else in a line that a client chooses.
 MAX_TEXT_CHARACTERS = 255
+
+#: Fields of an entry that a client may choose.
+_OF_CLIENTS = ("job_id", "package", "token", "address", "proxy", "user_agent")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -75,6 +78,14 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     reason: str | None = None  #: the code of a refusal by the guard: "foreign_host"
     duration_ms: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Have a line of whatever a client sends: headers and paths may hold any bytes."""
+        for name in _OF_CLIENTS:
+            text = getattr(self, name)
+            if text:
+                text = text[:MAX_TEXT_CHARACTERS].encode("utf-8", "replace").decode()
+                setattr(self, name, text)
+
 
 def times(seconds: float) -> tuple[str, int]:
     """Return a time since epoch in ISO 8601 and in ms."""
@@ -111,7 +122,8 @@ def note_reason(reason: str) -> None:
 class AuditFile:
     """A file of lines, replaced by a new one when it is full. Blocking; for one thread.
 
-    Several processes may append to one path: each replaces it when it has become too long for it.
+    Several processes may append to one path: who finds the file too long replaces it, and the
+    others go on in the new one.
 
     Args:
         max_bytes: Of one file.
@@ -125,29 +137,46 @@ class AuditFile:
         self._fd: int | None = None
 
     def write(self, data: bytes) -> None:
-        """Append lines. Raises OSError."""
-        if self._fd is None:
-            self._fd = self._open()
-        size = os.fstat(self._fd).st_size
+        """Append lines, all of them or none. Raises OSError."""
+        fd = self._current()
+        size = os.fstat(fd).st_size
         if size and size + len(data) > self._max_bytes:
-            self._rotate()
-        self._write_all(data)
+            fd = self._rotate()
+            size = os.fstat(fd).st_size
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(fd, data[written:])
+        except OSError:
+            # Half a line, on a disk that is full, would spoil the next one.
+            if os.fstat(fd).st_size == size + written:  # nobody else has written meanwhile
+                os.ftruncate(fd, size)
+            raise
 
     def close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
+    def _current(self) -> int:
+        """Return the file that is at the path now: others may have replaced it."""
+        if self._fd is not None and not self._is_at_path(self._fd):
+            self.close()
+        if self._fd is None:
+            self._fd = self._open()
+        return self._fd
+
+    def _is_at_path(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.lstat(self._path), os.fstat(fd))
+        except FileNotFoundError:
+            return False
+
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(self._path, flags, 0o600)
 
-    def _write_all(self, data: bytes) -> None:
-        assert self._fd is not None
-        while data:
-            data = data[os.write(self._fd, data) :]
-
-    def _rotate(self) -> None:
+    def _rotate(self) -> int:
         self.close()
         for number in range(self._files - 1, 0, -1):
             older = f"{self._path}.{number}"
@@ -158,6 +187,13 @@ class AuditFile:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
         self._fd = self._open()
+        return self._fd
+
+
+def refusals_path(path: str) -> str:
+    """Return where the refused requests are told, given where the others are."""
+    root, extension = os.path.splitext(path)
+    return f"{root}-refused{extension}"
 
 
 class Audit:

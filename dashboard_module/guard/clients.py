@@ -50,6 +50,17 @@ def addresses(
     return client, peer if client != peer else None
 
 
+def counted_as(client: str) -> str:
+    """Return by what a client is counted that has an address: of IPv6, whoever has one has 2**64.
+
+    They share their first 64 bits.
+    """
+    address = _parsed(client)
+    if not isinstance(address, ipaddress.IPv6Address):
+        return client if address is None else str(address)
+    return str(ipaddress.IPv6Network((address.packed, 64), strict=False))
+
+
 def authorization(request: aiohttp.web.BaseRequest) -> str:
     """Return what a request says for itself, from the headers and the cookie that Ray takes."""
     headers = request.headers

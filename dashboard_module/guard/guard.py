@@ -16,10 +16,10 @@ from ray_jobs.models import API_PREFIX
 from ..errors import Handler, json_errors, plain_errors
 from ..redaction import is_browser_request
 from . import audit
-from .clients import addresses, authorization, token_name
+from .clients import addresses, authorization, counted_as, token_name
 from .hosts import HostList
 from .limits import Gauge, Rate
-from .origins import is_of_foreign_page
+from .origins import ANSWER_HEADERS, is_of_foreign_page
 from .settings import ALLOWED_HOSTS_VARIABLE, GuardSettings
 
 if TYPE_CHECKING:
@@ -76,13 +76,20 @@ class Guard:
             "upload_package": ANY_SIZE,
         }
         path = settings.audit_path
-        self.audit = audit.Audit(
-            audit.AuditFile(path, settings.audit_max_bytes, settings.audit_files) if path else None
+        self._audit = self._audit_at(path)
+        #: Apart, since anybody can be refused, as often as it takes to have older lines dropped.
+        self._refusals = self._audit_at(path and audit.refusals_path(path))
+
+    def _audit_at(self, path: str | None) -> audit.Audit:
+        known = self.settings
+        return audit.Audit(
+            audit.AuditFile(path, known.audit_max_bytes, known.audit_files) if path else None
         )
 
     async def close(self) -> None:
         """Write what is left of the audit. No-op the second time."""
-        await self.audit.close()
+        await self._audit.close()
+        await self._refusals.close()
 
     def guarded(self, route: Route) -> Handler:
         """Return the handler of a route, behind this guard. No exception leaves it either."""
@@ -91,11 +98,7 @@ class Guard:
         @answers_errors
         async def admitted(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
             with self._admission(route, request):
-                response = await route.handler(face, request)
-            if not response.prepared:
-                # What a job printed is no script and no page, whatever it looks like.
-                response.headers["X-Content-Type-Options"] = "nosniff"
-            return response
+                return await route.handler(face, request)
 
         async def handle(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
             begun = audit.Moment.now()
@@ -108,6 +111,8 @@ class Guard:
                     # Of reads, nearly all requests, only refusals are of interest.
                     if status in REFUSALS or request.method not in READING_METHODS:
                         self.tell(request, route.name, begun, status, notes)
+            if not response.prepared:
+                response.headers.update(ANSWER_HEADERS)
             return response
 
         return handle
@@ -122,7 +127,8 @@ class Guard:
     ) -> None:
         """Tell the audit of an answer. `begun`: when the request came."""
         try:
-            self.audit.add(self._entry(request, action, begun, status, notes))
+            entry = self._entry(request, action, begun, status, notes)
+            (self._refusals if entry.outcome == "refused" else self._audit).add(entry)
         except Exception:
             logger.exception("A line of the audit is lost.")
 
@@ -136,7 +142,8 @@ class Guard:
             if (request.content_length or 0) > limit:
                 raise errors.TooLarge(f"The body is over the limit of {limit:,} bytes.")
             if route.name == "submit_job":
-                self._submissions.take(addresses(request, self.settings.trusted_proxies)[0])
+                client = addresses(request, self.settings.trusted_proxies)[0]
+                self._submissions.take(counted_as(client))
             gauge.take()
         except errors.RayJobsError as error:
             audit.note_reason(getattr(error, "reason", error.code))
@@ -176,11 +183,11 @@ class Guard:
             server=self._server,
             action=action,
             method=request.method,
-            job_id=_cut(notes.job_id or found.get("job_id")),
-            package=_cut(found.get("name")),
+            job_id=notes.job_id or found.get("job_id"),
+            package=found.get("name"),
             address=address,
             proxy=proxy,
-            user_agent=_cut(request.headers.get("User-Agent")),
+            user_agent=request.headers.get("User-Agent"),
             token=token_name(authorization(request)) if is_known else None,
             outcome=_outcome(status),
             status=status,
@@ -212,7 +219,3 @@ def _outcome(status: int | None) -> str:
     if status in REFUSALS:
         return "refused"
     return "done" if status is not None and status < 400 else "failed"
-
-
-def _cut(text: str | None) -> str | None:
-    return text[: audit.MAX_TEXT_CHARACTERS] if text else None

@@ -1,4 +1,4 @@
-"""Which requests a foreign web page made. Pure.
+"""Which requests a foreign web page made, and what keeps answers from it. Pure.
 
 What a page can't forge: its browser sets `Origin` and the `Sec-Fetch-*` headers itself.
 """
@@ -10,6 +10,14 @@ from urllib.parse import urlsplit
 import aiohttp.web
 
 from .hosts import HostList, name_of
+
+#: Of every answer. A request that doesn't say whose it is (a script or an image of a page, at a
+#: plain http:// address that isn't this machine's) is answered, and the browser told to keep that
+#: from pages of other origins. What a job printed is no script and no page, whatever it looks like.
+ANSWER_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

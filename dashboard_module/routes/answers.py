@@ -1,4 +1,5 @@
 """What handlers share: reading bodies and queries, and encoding answers."""
+# ruff: noqa: TID252 - absolute names would differ between the folder and the installed package
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ import msgspec
 
 from ray_jobs import errors
 
-JSON_HEADERS = {"Content-Type": "application/json; charset=utf-8"}
+from ..guard.origins import ANSWER_HEADERS
+
+#: Of answers that are begun by their handlers; the guard adds what is needed to all others.
+JSON_HEADERS = {**ANSWER_HEADERS, "Content-Type": "application/json; charset=utf-8"}
+RAW_LOG_HEADERS = {
+    **ANSWER_HEADERS,
+    "Cache-Control": "no-store",
+    "Content-Type": "text/plain; charset=utf-8",
+}
 #: A client that sends nothing of its body for so long is given up, in seconds.
 BODY_STALL_S = 60.0
 #: And one that, after that time, has sent less than this on the average.

@@ -25,7 +25,7 @@ from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames, LogFile
 from ..open_files import need_room
 from ..tailing import serve_tail
-from .answers import integer, json_answer, seconds, stream_answer
+from .answers import RAW_LOG_HEADERS, integer, json_answer, seconds, stream_answer
 from .route import Route
 
 DEFAULT_PAGE_JOBS = 100
@@ -33,7 +33,6 @@ MAX_PAGE_JOBS = 1000
 DEFAULT_WAIT_S = 30.0
 MAX_WAIT_S = 60.0
 MAX_INTEGER = 2**63 - 1
-_RAW_LOG_HEADERS = {"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8"}
 
 
 class ServerInfo(msgspec.Struct, kw_only=True):
@@ -101,12 +100,12 @@ async def get_raw_log(face: Face, request: aiohttp.web.Request) -> aiohttp.web.S
     if path and job.record.max_log_bytes is not None:
         log = LogFile(path, face.log_threads, is_bounded=True)
         with contextlib.closing(log):
-            return await send_bounded_log(request, log, _RAW_LOG_HEADERS)
+            return await send_bounded_log(request, log, RAW_LOG_HEADERS)
     file = await asyncio.to_thread(_open_file, path) if path else None
     if file is None:
         return aiohttp.web.Response(body=b"", content_type="text/plain", charset="utf-8")
     with file:
-        return await send_file(request, file, _RAW_LOG_HEADERS)
+        return await send_file(request, file, RAW_LOG_HEADERS)
 
 
 def _open_file(path: str) -> BinaryIO | None:
@@ -119,7 +118,7 @@ async def _raw_log_from_its_node(
 ) -> aiohttp.web.StreamResponse:
     async with contextlib.aclosing(face.logs.read(job.record, follow=False)) as chunks:
         first = await anext(chunks, b"")
-        return await stream_answer(request, _RAW_LOG_HEADERS, first, chunks)
+        return await stream_answer(request, RAW_LOG_HEADERS, first, chunks)
 
 
 @json_errors

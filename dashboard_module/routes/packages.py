@@ -18,6 +18,7 @@ from ..errors import plain_errors
 from ..face import BIG_UPLOAD_BYTES, Face
 from ..package_check import BadPackage
 from ..ports import SMALL_PACKAGE_BYTES
+from ..redaction import may_be_browser
 from .answers import receive_body
 from .route import Route
 
@@ -32,7 +33,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!~@=-]{0,254}")
 async def get_package(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Response:
     uri = package_uri(request)
     # Pinned before it is looked for: found, it must not vanish before the job that needs it comes.
-    await face.packages.pin(uri)
+    # Not for a browser, which sends no job: an image of any web page would change what is kept.
+    if not may_be_browser(request):
+        await face.packages.pin(uri)
     if not await face.packages.exists(uri):
         raise PackageNotFound(f"Package {uri} does not exist")
     return aiohttp.web.Response()

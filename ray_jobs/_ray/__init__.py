@@ -229,7 +229,10 @@ def is_valid_token_header(authorization: str) -> bool:
     """Return whether an `Authorization` header holds Ray's token. Public API is missing."""
     from ray._private.authentication.authentication_utils import validate_request_token
 
-    return bool(validate_request_token(authorization))
+    try:
+        return bool(validate_request_token(authorization))
+    except UnicodeError:  # bytes that are no UTF-8
+        return False
 
 
 def redacts_runtime_env() -> bool:

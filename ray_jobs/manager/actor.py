@@ -46,6 +46,7 @@ from ray_jobs.manager.times import submitted_now
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
+from ray_jobs.scrubbing import scrubbed, secret_values
 from ray_jobs.store import KvStore, StoredIds, Superseded
 from ray_jobs.supervisor.node import work_dir
 from ray_jobs.validation import MIN_MAX_LOG_BYTES, check_no_local_paths, validate
@@ -57,6 +58,8 @@ MAX_CONCURRENCY = 10_000
 
 #: A package of a live job is pinned for so long, and renewed in time.
 PIN_S = 600
+#: Of what Ray says of a runtime environment that it refuses.
+MAX_SAID_CHARACTERS = 1000
 
 _submit_decoder = msgspec.json.Decoder(SubmitRequest)
 
@@ -294,7 +297,9 @@ def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> 
     try:
         runtime_env = _ray.normalised_runtime_env(given)
     except Exception as error:  # noqa: BLE001 - Ray opens files, and asks the schemas of plugins
-        raise InvalidRuntimeEnv(f"Malformed runtime_env: {str(error)[:1000]}") from None
+        # Cut after that: of an address that was cut before its @, the password can't be told.
+        said = scrubbed(str(error), secret_values(given))[:MAX_SAID_CHARACTERS]
+        raise InvalidRuntimeEnv(f"Malformed runtime_env: {said}") from None
     selector = request.entrypoint_label_selector
     problem = _ray.label_selector_error(selector) if selector else None
     if problem:

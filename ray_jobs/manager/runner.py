@@ -135,7 +135,11 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the job fails with its reason
             message, error_type = explained(error)
             if error_type is JobErrorType.JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE:
-                trace = scrubbed("".join(traceback.format_exception(error)))
+                record = self._journal.get(lead.submission_id)
+                trace = scrubbed(
+                    "".join(traceback.format_exception(error)),
+                    secret_values(record.runtime_env if record else None),
+                )
                 logger.error("Leading job %s failed.\n%s", lead.submission_id, trace)
             await self._fail(lead, message, error_type)
         finally:

@@ -21,7 +21,7 @@ from ray_jobs.keeper import zygote_source
 from ray_jobs.log_files import log_name
 from ray_jobs.manager.environments import Built
 from ray_jobs.records import JobRecord
-from ray_jobs.scrubbing import scrubbed
+from ray_jobs.scrubbing import scrubbed, secret_values
 from ray_jobs.validation import JOB_CONFIG_ENV_VAR, job_config_json
 
 #: A supervisor waits for the ends of its jobs and for orders at once.
@@ -192,12 +192,12 @@ class Supervisors:
         """
         env_vars = (record.runtime_env or {}).get("env_vars") or {}
         config = job_config_json(record.runtime_env, record.metadata, record.submission_id)
+        shown = scrubbed(record.entrypoint, secret_values(record.runtime_env))
         return {
             "attempt": record.attempt,
             "entrypoint": record.entrypoint,
             "log_name": log_name(record.submission_id),
-            "log_header": f"Running entrypoint for job {record.submission_id}: "
-            f"{scrubbed(record.entrypoint)}\n",
+            "log_header": f"Running entrypoint for job {record.submission_id}: {shown}\n",
             "fresh_log": not record.on_head,
             "max_log_bytes": record.max_log_bytes,
             "stop_requested": record.stop_requested,

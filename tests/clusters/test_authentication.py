@@ -9,15 +9,18 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from ray_jobs.dashboard_module.routes import ROUTES
+from ray_jobs.dashboard_module.routes import ROUTES, Route
 
 from ray_jobs import AsyncJobSubmissionClient, JobSubmissionClient
 from ray_jobs.errors import AuthenticationFailed
 from ray_jobs.models import JobStatus
+from tests.addresses import own_address
 from tests.cluster import BIN, Cluster, plugin, running_cluster
+from tests.fuzz.raw import request, send
 from tests.gateway import running_gateway
 
 from .nginx import basic, running_nginx
@@ -48,16 +51,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def methods(route: Route) -> list[str]:
+    return sorted({route.method, "HEAD", "OPTIONS"})
+
+
 def refusals(address: str, headers: dict[str, str]) -> dict[str, int]:
-    """Return the status of each route, and of each WebSocket, by name."""
+    """Return the status of each route and method, and of each WebSocket, by name."""
 
     async def ask() -> dict[str, int]:
         found = {}
         async with aiohttp.ClientSession(headers=headers) as session:
             for route in ROUTES:
                 path = route.path.format(job_id="x", protocol="gcs", name="x.zip")
-                async with session.request(route.method, address + path) as answer:
-                    found[route.name] = answer.status
+                for method in methods(route):
+                    async with session.request(method, address + path) as answer:
+                        found[f"{route.name} {method}"] = answer.status
                 if path.endswith("/tail"):
                     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
                         await session.ws_connect(address + path)
@@ -83,7 +91,7 @@ def test_gateway_of_a_cluster_that_found_a_token(home: Path) -> None:
 
 def test_no_token_is_refused_everywhere(address: str) -> None:
     found = refusals(address, {})
-    assert len(found) == len(ROUTES) + 2
+    assert len(found) == 3 * len(ROUTES) + 2
     assert set(found.values()) == {401}, found
     with JobSubmissionClient(address) as client, pytest.raises(AuthenticationFailed) as caught:
         client.submit_job(entrypoint="true")
@@ -109,6 +117,27 @@ def test_wrong_token_is_refused_everywhere(address: str, headers: dict[str, str]
     assert set(found.values()) == {403}, found
 
 
+@pytest.mark.parametrize("address", ["gateway"], indirect=True)
+def test_a_token_that_is_no_text_is_refused(cluster: Cluster, address: str) -> None:
+    """Ray's own dashboard, the plugin's host, answers it with a 500."""
+    port = urlsplit(address).port or 0
+    for route in ROUTES:
+        path = route.path.format(job_id="x", protocol="gcs", name="x.zip")
+        for header in ("Authorization", "X-Ray-Authorization"):
+            answer = request(port, route.method, path, {header: "Bearer \xff"})
+            assert answer.status == 403, (route, header)
+    assert "Traceback" not in cluster.output()
+
+
+def test_open_address_is_served_with_a_token(cluster: Cluster) -> None:
+    with running_gateway(cluster, "--host=0.0.0.0") as url:
+        there = url.replace("0.0.0.0", own_address())
+        assert set(refusals(there, {}).values()) == {401}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with JobSubmissionClient(there, headers=headers) as client:
+            assert client.get_server_info().is_ray_jobs is True
+
+
 def test_audit_names_the_token_and_never_shows_it(cluster: Cluster) -> None:
     with running_gateway(cluster) as url:
         token = {"Authorization": f"Bearer {TOKEN}"}
@@ -119,8 +148,11 @@ def test_audit_names_the_token_and_never_shows_it(cluster: Cluster) -> None:
             ):
                 client.submit_job(entrypoint="true", submission_id="audited")
     # The gateway has ended, so that all is written.
-    text = (cluster.logs_dir / "ray-jobs-audit-gateway.jsonl").read_text()
-    lines = [line for line in map(json.loads, text.splitlines()) if line["user_agent"] == "audited"]
+    paths = sorted(cluster.logs_dir.glob("ray-jobs-audit-gateway*.jsonl"), reverse=True)
+    text = "".join(path.read_text() for path in paths)
+    lines = [
+        line for line in map(json.loads, text.splitlines()) if line.get("user_agent") == "audited"
+    ]
     shown = [
         tuple(line.get(name) for name in ("action", "token", "status", "reason")) for line in lines
     ]
@@ -217,3 +249,17 @@ def test_driver_in_a_job_may_connect(address: str, monkeypatch: pytest.MonkeyPat
         job_id = client.submit_job(entrypoint=f'python -c "{code}"')
         info = client.wait_until_finish(job_id, timeout=60)
         assert info.status is JobStatus.SUCCEEDED, client.get_job_logs(job_id)
+
+
+def test_nothing_that_is_written_holds_the_token(cluster: Cluster) -> None:
+    """After all that was done with it: the last test here."""
+    with running_gateway(cluster) as url:
+        port = urlsplit(url).port or 0
+        send(port, f"GE T /{TOKEN} HTTP/9.9\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        assert request(port, "GET", f"/api/jobs/{TOKEN}", bearer).status == 404
+        assert request(port, "POST", "/api/jobs/", bearer, b"{").status == 400
+    paths = [path for path in cluster.logs_dir.rglob("*") if path.is_file()]
+    paths += cluster.folder.glob("*.out")
+    assert {"head.out", "dashboard.log"} <= {path.name for path in paths}
+    assert [path.name for path in paths if TOKEN in path.read_text(errors="replace")] == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 from ray_jobs import AsyncJobSubmissionClient, JobSubmissionClient
 from ray_jobs.errors import AuthenticationFailed, Forbidden, RayJobsError
 from ray_jobs.models import JobStatus
+from tests.addresses import own_address
 from tests.cluster import BIN, Cluster, free_port, plugin, running_cluster
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
@@ -133,20 +136,43 @@ def test_variables_are_kept_from_browsers(url: str) -> None:
         job_id = client.submit_job(entrypoint="true", runtime_env=env)
         client.wait_until_finish(job_id, timeout=60)
         assert client.get_job_info(job_id).runtime_env == env
-    browser = {"User-Agent": "Mozilla/5.0"}
-    for path in (f"/api/jobs/{job_id}", "/api/jobs/"):
-        text = requests.get(url + path, headers=browser, timeout=30).text
-        assert "SECRET" in text
-        assert "hush" not in text
+    for browser in ({"User-Agent": "Mozilla/5.0"}, {"User-Agent": "x", "Accept-Language": "en"}):
+        for path in (f"/api/jobs/{job_id}", "/api/jobs/"):
+            text = requests.get(url + path, headers=browser, timeout=30).text
+            assert "SECRET" in text
+            assert "hush" not in text
 
 
-def test_open_address_is_refused_without_a_token(cluster: Cluster) -> None:
-    command = [str(BIN / "ray-jobs"), "serve", "--address", cluster.gcs_address, "--host=0.0.0.0"]
-    done = subprocess.run(command, env=cluster.env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "without a token" in done.stderr
-    assert "--insecure" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_open_addresses_are_refused_without_a_token(cluster: Cluster) -> None:
+    """And nobody is connected before that is found out."""
+    own = own_address()
+    started = []
+    for host, reached_by in (("0.0.0.0", own), ("::", "::1"), (own, own)):
+        place = (reached_by, free_port())
+        words = ["serve", "--address", cluster.gcs_address, "--host", host, "--port", str(place[1])]
+        process = subprocess.Popen(
+            [str(BIN / "ray-jobs"), *words], env=cluster.env, stderr=subprocess.PIPE, text=True
+        )
+        started.append((place, process))
+    for place, process in started:
+        while True:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(place, 5).close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=0.1)[1]
+                break
+        assert process.returncode == 1, place
+        assert "without a token" in said
+        assert "--insecure" in said
+        assert "Traceback" not in said
+
+
+def test_open_address_is_served_if_it_must_be(cluster: Cluster) -> None:
+    with (
+        running_gateway(cluster, "--host=0.0.0.0", "--insecure") as url,
+        JobSubmissionClient(url.replace("0.0.0.0", own_address())) as client,
+    ):
+        assert client.get_server_info().is_ray_jobs is True
 
 
 def test_no_cluster(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import requests
+from ray_jobs.dashboard_module.guard.audit import refusals_path
 from ray_jobs.dashboard_module.routes import ROUTES
 
 from ray_jobs import JobSubmissionClient
@@ -21,7 +24,7 @@ from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
-from .chromium import ATTACKER, page_text, running_attacker
+from .chromium import ATTACKER, SERVER, page_text, running_attacker
 
 ENV_VALUE, URL_PASSWORD = "s3cretvalue", "hunter22word"
 #: In an entrypoint, which the job's own log begins with.
@@ -29,13 +32,16 @@ IN_COMMAND = "swordfish99"
 #: Of Ray's own logs those in which it names environments in full.
 RAYS_OWN_LOGS = ("runtime_env_", "raylet.", "python-core-")
 READS = ("list", "job", "log", "tail", "own tail")
+LOADS = ("read quietly", "script", "image", "untold script")
+#: Installers and Ray's agent try again what can't come here.
+ONCE = {"PIP_RETRIES": "0", "RUNTIME_ENV_RETRY_TIMES": "1"}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with (
         plugin(enabled=True),
-        running_cluster({"RAY_JOBS_ALLOWED_HOSTS": "ray.example.com"}, cpus=2) as cluster,
+        running_cluster({"RAY_JOBS_ALLOWED_HOSTS": SERVER, **ONCE}, cpus=2) as cluster,
     ):
         yield cluster
 
@@ -67,9 +73,16 @@ def job_id(cluster: Cluster) -> Iterator[str]:
 
 def audit(cluster: Cluster, server: str) -> list[dict[str, Any]]:
     path = cluster.logs_dir / f"ray-jobs-audit-{server}.jsonl"
-    if not path.exists():  # nothing has been written yet
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for each in (path, Path(refusals_path(str(path))))
+        if each.exists()  # something has been written
+        for line in each.read_text().splitlines()
+    ]
+
+
+def server_of(cluster: Cluster, address: str) -> str:
+    return "dashboard" if address == cluster.address else "gateway"
 
 
 def has_line(cluster: Cluster, server: str, **fields: Any) -> bool:
@@ -90,12 +103,34 @@ def test_page_of_another_origin(
     mark = tmp_path / "mark"
     with JobSubmissionClient(address) as client:
         known = set(client.list_jobs())
+    begun_ms = time.time() * 1000
     with running_attacker(address) as attacker:
         seen = attacker.attack(target=address, job_id=job_id, mark=mark, rebinding=False)
-    for what in (*READS, "submit", "delete", "upload"):
+    for what in (*READS, *LOADS, "submit", "delete", "upload"):
         assert seen[what] == "blocked", what
-    # Those were sent, and their answers hidden from the page.
-    assert (seen["submit quietly"], seen["stop"], seen["form"]) == ("opaque", "opaque", "loaded")
+    # Not by the browser alone.
+    expected = {
+        "list_jobs": 2,
+        "get_job": 1,
+        "own_get_job_logs": 4,
+        "tail_job_logs": 1,
+        "own_tail_job_logs": 1,
+    }
+
+    def refused() -> dict[str, int]:
+        return collections.Counter(
+            line["action"]
+            for line in audit(cluster, server_of(cluster, address))
+            if line.get("reason") == "foreign_origin" and line["time_ms"] >= begun_ms - 1
+        )
+
+    wait_until(lambda: refused() == expected, f"{expected} in the audit", 10)
+    if address != cluster.address:
+        assert has_line(cluster, "gateway", action="stop_job", job_id=job_id, outcome="refused")
+        assert has_line(cluster, "gateway", action="submit_job", reason="browser_write")
+    # Those were sent. The plugin's are refused by Ray's dashboard, whose answers the browser hides.
+    quiet = "opaque" if address == cluster.address else "blocked"
+    assert (seen["submit quietly"], seen["stop"], seen["form"]) == (quiet, quiet, "loaded")
     check_nothing_was_done(address, job_id, mark, known)
 
 
@@ -134,6 +169,11 @@ def test_the_attack_reads_where_any_name_is_taken(
         assert "printed" in seen["tail"] or "Running entrypoint" in seen["tail"]
         assert job_id in seen["list"]
         assert not any(secret in str(seen) for secret in (ENV_VALUE, URL_PASSWORD))
+        # What was answered as a page's own is no script all the same; nor is it for other pages.
+        assert (seen["script"], seen["untold script"]) == ("blocked", "blocked")
+        log = f"/api/ray_jobs/v1/jobs/{job_id}/logs"
+        for name in (ATTACKER, SERVER):
+            assert (f"http://{name}:{url.rpartition(':')[2]}{log}", 200) in attacker.passed
         assert (seen["submit"], seen["delete"], seen["upload"]) == (405, 405, 405)
         check_nothing_was_done(url, job_id, mark, known)
 
@@ -177,7 +217,7 @@ def test_names(cluster: Cluster, address: str) -> None:
 
 
 def test_audit(cluster: Cluster, address: str) -> None:
-    server = "dashboard" if address == cluster.address else "gateway"
+    server = server_of(cluster, address)
     with JobSubmissionClient(address) as client:
         job_id = client.submit_job(
             entrypoint=f"true {IN_COMMAND}", runtime_env={"env_vars": {"KEY": ENV_VALUE}}
@@ -197,25 +237,27 @@ def test_audit(cluster: Cluster, address: str) -> None:
     assert not any(secret in json.dumps(lines) for secret in (ENV_VALUE, IN_COMMAND))
 
 
-def test_servers_logs_hold_no_secret(cluster: Cluster, address: str) -> None:
+def test_servers_logs_hold_no_secret(cluster: Cluster, gateway: str, address: str) -> None:
     env: dict[str, Any] = {"env_vars": {"KEY": ENV_VALUE}}
     private = {**env, "working_dir": f"https://alice:{URL_PASSWORD}@127.0.0.1:1/{id(env)}.zip"}
     with JobSubmissionClient(address) as client:
         ids = [
-            client.submit_job(entrypoint="echo broken; false", runtime_env=env),
+            client.submit_job(entrypoint=f"false {ENV_VALUE}", runtime_env=env),
             client.submit_job(entrypoint="true", runtime_env=private),
         ]
         for job_id in ids:
             info = client.wait_until_finish(job_id, timeout=90)
             assert info.status == "FAILED"
             assert not any(word in str(info.message) for word in (ENV_VALUE, URL_PASSWORD))
-    wrong: Any = {**env, "working_dir": f"https://alice:{URL_PASSWORD}@host/a.tar"}
-    answer = requests.post(
-        f"{address}/api/jobs/", json={"entrypoint": "true", "runtime_env": wrong}, timeout=30
-    )
-    assert answer.status_code == 400
-    assert "https://<redacted>@host/a.tar" in answer.text
-    for path in cluster.logs_dir.rglob("*"):
+    for more in ("", "p" * 2000):  # more than an error may hold
+        uri = f"https://alice:{URL_PASSWORD}{more}@host/a.tar"
+        wrong: Any = {"entrypoint": "true", "runtime_env": {**env, "working_dir": uri}}
+        answer = requests.post(f"{address}/api/jobs/", json=wrong, timeout=30)
+        assert answer.status_code == 400
+        assert "https://<redacted>@host/a.tar" in answer.text
+    paths = [*cluster.logs_dir.rglob("*"), *cluster.folder.glob("*.out")]
+    assert any(path.name.startswith("gateway-") for path in paths)
+    for path in paths:
         if path.is_file() and not path.name.startswith(RAYS_OWN_LOGS):
             text = path.read_text(errors="replace")
             assert ENV_VALUE not in text, path
@@ -243,11 +285,11 @@ def test_broken_environments_hold_no_secret(cluster: Cluster) -> None:
             for text in (str(info.message), client.get_job_logs(job_id)):
                 assert not any(secret in text for secret in (ENV_VALUE, URL_PASSWORD))
         job_id = client.submit_job(
-            entrypoint=f"true https://alice:{URL_PASSWORD}@host",
+            entrypoint=f"true {ENV_VALUE} https://alice:{URL_PASSWORD}@host",
             runtime_env={"env_vars": {"KEY": ENV_VALUE}},
         )
         client.wait_until_finish(job_id, timeout=60)
-        assert "true https://<redacted>@host\n" in client.get_job_logs(job_id)
+        assert "true <redacted> https://<redacted>@host\n" in client.get_job_logs(job_id)
 
 
 def test_files_are_their_owners(cluster: Cluster, gateway: str, job_id: str) -> None:

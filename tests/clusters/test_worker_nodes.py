@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,22 @@ def test_its_log_and_the_copy_are_bounded(client: JobSubmissionClient, cluster: 
     assert first.splitlines()[1:4] == ["1", "2", "3"]
     numbers = [int(line) for line in last.splitlines()[2:]]
     assert numbers == list(range(numbers[0], 3_000_001))
+
+
+def test_files_there_are_their_owners(client: JobSubmissionClient, cluster: Cluster) -> None:
+    job_id = client.submit_job(entrypoint="sleep 300", entrypoint_resources=ELSEWHERE)
+    wait_until(lambda: client.get_job_status(job_id) is JobStatus.RUNNING, "it runs", 60)
+    [session] = cluster.folder.glob("node1/session_2*")
+    work_dir = session / "ray_jobs"
+    within = list(work_dir.rglob("*"))
+    folders = [work_dir, *(path for path in within if path.is_dir())]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
+    ours = [path for path in within if not path.is_dir()]
+    assert any(path.is_socket() for path in ours)
+    ours.append(session / "logs" / f"job-driver-{job_id}.log")
+    ours.append(cluster.logs_dir / f"job-driver-{job_id}.log")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in ours} == {0o600}
+    client.stop_job(job_id)
 
 
 def test_failure_and_stop(client: JobSubmissionClient) -> None:

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient
 from ray_jobs.dashboard_module.drivers import DriverEntry
 from ray_jobs.dashboard_module.face import Face, FaceConfig
 from ray_jobs.dashboard_module.package_check import check_package
-from ray_jobs.dashboard_module.redaction import is_browser_request
+from ray_jobs.dashboard_module.redaction import may_be_browser
 
 from ray_jobs.errors import DuplicateSubmissionId, JobNotFound, JobNotTerminal, ServerNotReady
 from ray_jobs.models import JobStatus, SubmitRequest
@@ -324,7 +324,7 @@ class Cluster:
                 ray_version="2.60.0",
                 ray_commit="abc",
                 server_version="0.1.0",
-                redact=is_browser_request,
+                redact=may_be_browser,
                 **config,
             ),
             manager=self.manager,

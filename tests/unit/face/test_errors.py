@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +15,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from ray_jobs.dashboard_module.errors import json_errors, persistently, plain_errors
 from ray_jobs.dashboard_module.routes import ROUTES
+from yarl import URL
 
 from ray_jobs import errors
 
@@ -95,6 +98,24 @@ async def test_an_incident_is_for_the_log_alone(
     assert incident.strip(").") in caplog.text
     assert "s3cret" in caplog.text
     assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OSError(errno.ENOSPC, "full")])
+async def test_no_path_forges_a_line_of_the_log(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_face: Any, _request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        raise error
+
+    app = aiohttp.web.Application()
+    app.router.add_get("/{path}", functools.partial(plain_errors(fail), None))
+    async with (
+        TestClient(TestServer(app)) as client,
+        client.get(URL("/a%0Aforged", encoded=True)) as answer,
+    ):
+        assert answer.status in (500, 503)
+    [said] = caplog.records
+    assert "forged" in said.getMessage().splitlines()[0]
 
 
 async def test_aiohttps_own_exceptions_are_responses(ask: Ask) -> None:

@@ -36,6 +36,18 @@ async def test_uploading_and_finding_a_package(client: Client, cluster: Cluster)
     assert cluster.packages.pinned == [URI]
 
 
+@pytest.mark.parametrize(
+    "headers", [{"User-Agent": "Mozilla/5.0"}, {"User-Agent": "x", "Accept-Language": "en"}]
+)
+async def test_browsers_pin_nothing(
+    client: Client, cluster: Cluster, headers: dict[str, str]
+) -> None:
+    cluster.packages.stored[URI] = b""
+    async with client.get(PATH, headers=headers) as answer:
+        assert answer.status == 200
+    assert cluster.packages.pinned == []
+
+
 async def test_a_package_whose_length_is_over_the_limit(client: Client, cluster: Cluster) -> None:
     cluster.packages.max_bytes = 1000
     async with client.put(PATH, data=b"x" * 1001) as answer:

@@ -58,6 +58,14 @@ FOREIGN_READS: dict[str, dict[str, str]] = {
     "any browser, sandboxed page": {**_FIREFOX, "Origin": "null"},
 }
 
+#: Reads of a foreign page that don't say so, by name: of a plain http:// address that isn't this
+#: machine's. They look as those of the server's own pages, and as opening a link.
+UNTOLD_READS: dict[str, dict[str, str]] = {
+    "chromium script": {**_CHROMIUM, **_REFERER},
+    "firefox image": {**_FIREFOX, **_REFERER},
+    "old safari script, no referrer": _OLD_SAFARI,
+}
+
 #: State changes of a foreign page, by name. A preflight comes before some, and fails.
 FOREIGN_WRITES: dict[str, dict[str, str]] = {
     "chromium fetch, no-cors": {

@@ -13,6 +13,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from ray_jobs.dashboard_module.face import Face
 from ray_jobs.dashboard_module.guard import Guard, GuardSettings
+from ray_jobs.dashboard_module.guard.audit import refusals_path
 from ray_jobs.dashboard_module.routes import definitions
 
 from tests.unit.face.fakes import Client, Cluster
@@ -33,11 +34,15 @@ class Guarded:
         self._path = path
 
     async def audit(self) -> list[dict[str, Any]]:
-        """Close the guard, and return the lines of its audit."""
+        """Close the guard, and return the lines of its audit, those of refusals last."""
         await self.guard.close()
-        if not self._path.exists():
-            return []
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        paths = (self._path, pathlib.Path(refusals_path(str(self._path))))
+        return [
+            json.loads(line)
+            for path in paths
+            if path.exists()
+            for line in path.read_text().splitlines()
+        ]
 
 
 @contextlib.asynccontextmanager

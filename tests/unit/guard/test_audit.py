@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ray_jobs.dashboard_module.guard.clients import networks, token_name
 
 from ray_jobs.models import JobStatus
 from tests.archives import sized_zip
+from tests.fuzz.raw import request
 from tests.unit.face.fakes import Cluster, record
 
 from .conftest import serving
@@ -147,6 +150,40 @@ async def test_lines_cannot_be_forged(cluster: Cluster) -> None:
     assert line["job_id"] == 'a\n"action":"forged"'
 
 
+async def test_bytes_that_are_no_text_have_their_line(cluster: Cluster) -> None:
+    """A client may send them in its headers: nobody escapes the audit by that."""
+    odd = {"User-Agent": "\xff", "Content-Type": "application/json"}
+    body = json.dumps(SUBMISSION).encode()
+    async with serving(cluster, trusted_proxies=tuple(networks(["127.0.0.1"])[0])) as guarded:
+        port = guarded.client.port or 0
+        answer = await asyncio.to_thread(request, port, "POST", "/api/jobs/", odd, body)
+        assert answer.status == 200
+        job_id = json.loads(answer.body)["submission_id"]
+        path = f"/api/jobs/{job_id}/stop"
+        through = {**odd, "X-Forwarded-For": "fe80::1%\xff, 127.0.0.1"}
+        assert (await asyncio.to_thread(request, port, "POST", path, through)).status == 200
+        lines = await guarded.audit()
+    assert [line["action"] for line in lines] == ["submit_job", "stop_job"]
+    assert [line["user_agent"] for line in lines] == ["?", "?"]
+    assert lines[1]["job_id"] == job_id
+
+
+async def test_refusals_drive_out_no_other_line(cluster: Cluster) -> None:
+    """Anybody can be refused, as often as it takes to have the oldest file dropped."""
+    async with serving(cluster, audit_max_bytes=1000, audit_files=2) as guarded:
+        async with guarded.client.post("/api/jobs/", json=SUBMISSION) as answer:
+            assert answer.status == 200
+        for _ in range(2000):
+            async with guarded.client.delete("/api/jobs/x", headers={"Origin": "http://a"}):
+                pass
+            if (cluster.log_dir / "audit-refused.jsonl.1").exists():
+                break
+        lines = await guarded.audit()
+    assert lines[0]["action"] == "submit_job"
+    assert {line["reason"] for line in lines[1:]} == {"browser_write"}
+    assert not (cluster.log_dir / "audit.jsonl.1").exists()
+
+
 def test_rotation(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     file = AuditFile(str(path), max_bytes=100, files=3)
@@ -180,6 +217,37 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
         file.close()
     lines = [line for each in tmp_path.iterdir() for line in each.read_bytes().splitlines()]
     assert sorted(map(int, lines)) == list(range(60))
+
+
+def test_a_file_is_replaced_by_one_of_its_writers(tmp_path: Path) -> None:
+    path = str(tmp_path / "audit")
+    early, late = (AuditFile(path, max_bytes=200, files=50) for _ in range(2))
+    early.write(b"%030d\n" % 0)
+    for number in range(1, 8):  # the seventh doesn't fit
+        late.write(b"%030d\n" % number)
+    early.write(b"%0100d\n" % 8)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["audit", "audit.1"]
+    assert [int(line) for line in (tmp_path / "audit").read_bytes().split()] == [6, 7, 8]
+    os.rename(path, tmp_path / "away")  # as logrotate does
+    late.write(b"9\n")
+    assert (tmp_path / "audit").read_bytes() == b"9\n"
+    early.close()
+    late.close()
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    file = AuditFile(str(tmp_path / "audit"), 1000, 2)
+    file.write(b"a" * 50 + b"\n")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (80, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            file.write(b"b" * 50 + b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file.write(b"c\n")
+    file.close()
+    assert (tmp_path / "audit").read_bytes() == b"a" * 50 + b"\nc\n"
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from .browsers import (
     FOREIGN_READS,
     FOREIGN_WEBSOCKETS,
     FOREIGN_WRITES,
+    UNTOLD_READS,
     own_reads,
     own_websockets,
 )
@@ -83,8 +84,37 @@ async def test_own_pages_and_links_read(cluster: Cluster) -> None:
             for path in ("/api/jobs/", "/api/jobs/mine", "/api/ray_jobs/v1/jobs", "/api/version"):
                 async with guarded.client.get(path, headers=headers) as answer:
                     assert answer.status == 200, (how, path)
-                    assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert await guarded.audit() == []
+
+
+@pytest.mark.parametrize("how", UNTOLD_READS)
+async def test_browsers_keep_every_answer_from_other_pages(cluster: Cluster, how: str) -> None:
+    """They are told to, in answers of any length: the server can't know whose page it is."""
+    for name, fields in (("long", {"entrypoint": "x" * 300_000}), ("bound", {"max_log_bytes": 1})):
+        cluster.manager.put(record(name, **fields))
+        cluster.append(name, b"loss = 0.3\n" * 300_000)
+    cluster.manager.put(record("far"))
+    cluster.logs.append("far", b"loss = 0.3\n" * 10)
+    cluster.packages.stored["gcs://no.zip"] = b""
+    statuses: dict[str, set[int]] = {route.name: set() for route in READS}
+    async with serving(cluster) as guarded:
+        for route in READS:
+            for job_id in ("long", "bound", "far", "nobody"):
+                for more in ({}, {"Range": "bytes=5-9"}, {"Range": "bytes=9999999-"}):
+                    async with guarded.client.get(
+                        any_path(route).replace("nobody", job_id),
+                        params={"timeout_s": "0"},
+                        headers={**UNTOLD_READS[how], **more},
+                    ) as answer:
+                        where = (route.name, job_id, more, answer.status)
+                        assert answer.headers["X-Content-Type-Options"] == "nosniff", where
+                        policy = answer.headers["Cross-Origin-Resource-Policy"]
+                        assert policy == "same-origin", where
+                        statuses[route.name].add(answer.status)
+        assert cluster.packages.pinned == []
+    tails = {route.name for route in TAILS}
+    assert all(200 in found for name, found in statuses.items() if name not in tails), statuses
+    assert statuses["own_get_job_logs"] == {200, 206, 404, 416}
 
 
 async def test_own_pages_follow_logs(cluster: Cluster) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from ray_jobs.dashboard_module.guard.clients import counted_as, networks
 from ray_jobs.dashboard_module.guard.limits import BURST_S, MAX_CLIENTS, Rate
 
 from ray_jobs.errors import TooManyRequests
@@ -76,8 +77,6 @@ async def test_submissions_a_second(cluster: Cluster) -> None:
 
 
 async def test_clients_behind_a_proxy_are_told_apart_if_it_is_trusted(cluster: Cluster) -> None:
-    from ray_jobs.dashboard_module.guard.clients import networks
-
     [proxies, _] = networks(["127.0.0.0/8"])
     async with serving(
         cluster, max_submissions_per_s=0.2, trusted_proxies=tuple(proxies)
@@ -88,6 +87,38 @@ async def test_clients_behind_a_proxy_are_told_apart_if_it_is_trusted(cluster: C
     async with serving(cluster, max_submissions_per_s=0.2) as guarded:
         assert (await submit(guarded.client, X_Forwarded_For="10.0.0.1"))[0] == 200
         assert (await submit(guarded.client, X_Forwarded_For="10.0.0.2"))[0] == 429
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1"),
+        ("10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2"),
+        ("", "", "unknown"),
+    ],
+)
+def test_whom_an_address_is_counted_as(address: str, same: str, other: str) -> None:
+    """Who has one address of IPv6 has as many as there are limits to get around."""
+    assert counted_as(address) == counted_as(same)
+    assert counted_as(address) != counted_as(other)
+
+
+async def test_clients_of_one_network_are_one(cluster: Cluster) -> None:
+    async with serving(
+        cluster, max_submissions_per_s=0.2, trusted_proxies=tuple(networks(["127.0.0.1"])[0])
+    ) as guarded:
+        assert (await submit(guarded.client, X_Forwarded_For="2001:db8::1"))[0] == 200
+        assert (await submit(guarded.client, X_Forwarded_For="2001:db8::2"))[0] == 429
+        lines = await guarded.audit()
+    assert [line["address"] for line in lines] == ["2001:db8::1", "2001:db8::2"]
+
+
+async def test_a_face_that_begins_knows_the_queue(cluster: Cluster) -> None:
+    for name in "ab":
+        cluster.manager.put(record(name, status=JobStatus.PENDING))
+    async with serving(cluster, max_queued_jobs=2) as guarded:
+        assert (await submit(guarded.client))[0] == 429
+    assert cluster.manager.submitted == []
 
 
 async def test_jobs_in_the_queue(cluster: Cluster) -> None:

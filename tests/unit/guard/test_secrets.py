@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import subprocess
+import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 from ray_jobs.dashboard_module.guard import GuardSettings, settings
 
 from ray_jobs.models import JobStatus
@@ -15,6 +20,7 @@ from tests.unit.face.fakes import Cluster, record
 from .conftest import serving
 
 BROWSER = {"User-Agent": "Mozilla/5.0"}
+TIMEOUT_S = 10.0
 SECRETS = ("s3cretvalue", "hunter22", "ghp_sekret", "0123456789abcdef")
 ENV = {
     "env_vars": {"KEY": "s3cretvalue"},
@@ -63,6 +69,55 @@ async def test_browsers_see_no_secret(cluster: Cluster, path: str) -> None:
                 assert not any(secret in text for secret in SECRETS), text
                 assert "<redacted>" in text
                 assert '"KEY"' in text
+
+
+async def test_a_page_may_choose_its_user_agent(cluster: Cluster) -> None:
+    """In Firefox and Safari; where its name points here, there is nothing else to see but this."""
+    put_job(cluster)
+    rebinding = {"User-Agent": "curl/8.14.1", "Accept": "*/*", "Accept-Language": ""}
+    async with (
+        serving(cluster) as guarded,
+        guarded.client.get("/api/jobs/mine", headers=rebinding) as answer,
+    ):
+        assert answer.status == 200
+        text = await answer.text()
+    assert not any(secret in text for secret in SECRETS), text
+
+
+def by_urllib(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        return str(answer.read().decode())
+
+
+def by_requests(url: str) -> str:
+    """As `ray job` and `ray.job_submission` ask."""
+    return requests.get(url, timeout=TIMEOUT_S).text
+
+
+def by_curl(url: str) -> str:
+    return subprocess.run(
+        ["curl", "--silent", "--fail", url], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def by_go(url: str) -> str:
+    """As KubeRay's operator asks: the headers of Go's own client."""
+    go = {"User-Agent": "Go-http-client/1.1", "Accept-Encoding": "gzip"}
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=go), timeout=TIMEOUT_S
+    ) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.mark.parametrize("ask", [by_urllib, by_requests, by_curl, by_go])
+async def test_no_client_is_taken_for_a_browser(
+    cluster: Cluster, ask: Callable[[str], str]
+) -> None:
+    """What aiohttp's client sees, any other does: `test_browsers_see_no_secret` begins with it."""
+    put_job(cluster)
+    async with serving(cluster) as guarded:
+        text = await asyncio.to_thread(ask, str(guarded.client.make_url("/api/jobs/mine")))
+    assert "s3cretvalue" in text
 
 
 async def test_what_has_no_secret_is_encoded_once(cluster: Cluster) -> None:

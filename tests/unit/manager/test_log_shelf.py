@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,16 @@ def content(path: Path) -> bytes | None:
 
 async def test_the_oldest_logs_are_moved_and_still_found(tmp_path: Path) -> None:
     paths = {name: write(tmp_path, name, age) for age, name in enumerate("abcdefgh")}
+    paths["h"].chmod(0o600)
     (tmp_path / "gcs_server.out").write_text("Ray's")
     logs = JobLogs(str(tmp_path))
     logs.shelf.open(lambda submission_id: submission_id == "g")
     await until_shelved(tmp_path, {"d", "e", "f", "h"})  # not "g", which is old too, but lives
     assert all(content(path) == name.encode() for name, path in paths.items())
     assert (tmp_path / "gcs_server.out").exists()
+    shelf = tmp_path / SHELF
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (shelf, shelf / log_name("h"))]
+    assert modes == [0o700, 0o600]
 
 
 async def test_new_logs_push_old_ones_out(tmp_path: Path) -> None:
