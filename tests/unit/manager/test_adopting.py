@@ -158,6 +158,21 @@ async def test_it_goes_on_when_no_adopter_can_be_made(error: Exception) -> None:
     assert lead.creation is None
 
 
+async def test_a_creation_that_failed_is_forgotten() -> None:
+    """Who leaves the job would take it for a supervisor on its way, and leave the real one be."""
+    cluster = FakeCluster({"state": "running"})
+
+    async def fail(record: Any) -> FakeActor:
+        cluster.node_is_up = False
+        raise OSError
+
+    cluster.create_adopter = fail  # type: ignore[method-assign]
+    lead = Lead("a", recovering=False)
+    with pytest.raises(JobLost):
+        await adopting(cluster).adopt(lead, RUNNING, 9.0)
+    assert lead.creation is None
+
+
 async def test_one_that_fails_otherwise_is_ended() -> None:
     cluster = FakeCluster(RayError("its disk is full"), {"state": "running"})
     await adopt(cluster)
