@@ -129,6 +129,7 @@ class KvStore:
         self, submission_ids: list[str], mirrored: AbstractSet[str], turn: asyncio.Semaphore
     ) -> list[JobRecord]:
         records = []
+        unmirrored = []
         async with turn:
             keys = [RECORD_PREFIX + each for each in submission_ids]
             values = await self._kv.get_many(KV_NAMESPACE, keys)
@@ -139,14 +140,20 @@ class KvStore:
                 except msgspec.DecodeError:
                     logger.exception("The record of job %s can't be read; skipped.", submission_id)
                     continue
+                is_mirrored = submission_id in mirrored
                 # Without a mirror an ended job was deleted, by Ray's own server or half by ours.
-                if submission_id in mirrored or not record.status.is_terminal():
+                if is_mirrored or not record.status.is_terminal():
                     records.append(record)
                 elif self._epoch:  # the manager's load: its id may be used again
                     await self.check_epoch()
                     await self._kv.delete(KV_NAMESPACE, key)
+                if not is_mirrored and not record.status.is_terminal():
+                    unmirrored.append(record)
                 if position % LOAD_SLICE == 0:
                     await asyncio.sleep(0)
+            if self._epoch:
+                # Before they can end: who reads them next would take them for deleted ones.
+                await self.mirror.show(unmirrored)
         return records
 
     async def load_mirror(self, submission_ids: Sequence[str]) -> list[JobRecord]:
@@ -171,19 +178,23 @@ class KvStore:
         await self.check_epoch()
         key, mirrored_key = RECORD_PREFIX + record.submission_id, mirror_key(record.submission_id)
         # In this order: a mirror without its record would pass for a job of Ray's own server.
-        if not await put_if_absent(self._kv, KV_NAMESPACE, key, encode_record(record)):
-            return False
-        is_mirrored = await put_if_absent(
-            self._kv, MIRROR_NAMESPACE, mirrored_key, self.mirror.encoded(record)
-        )
-        if not is_mirrored:  # Ray's own server has a job of this id
-            await self._kv.delete(KV_NAMESPACE, key)
-        return is_mirrored
+        is_created = await put_if_absent(self._kv, KV_NAMESPACE, key, encode_record(record))
+        if is_created:
+            await self.check_epoch()
+            is_created = await put_if_absent(
+                self._kv, MIRROR_NAMESPACE, mirrored_key, self.mirror.encoded(record)
+            )
+            if not is_created:  # Ray's own server has a job of this id
+                await self.check_epoch()
+                await self._kv.delete(KV_NAMESPACE, key)
+        await self._check_in_time()
+        return is_created
 
     async def write(self, records: Sequence[JobRecord], deleted: Sequence[str]) -> None:
         await self.check_epoch()
         # In this order: a mirror without its record would pass for a job of Ray's own server.
         await self.mirror.remove(deleted)
+        await self.check_epoch()
         calls: list[Awaitable[object]] = [
             self._kv.put(KV_NAMESPACE, RECORD_PREFIX + each.submission_id, encode_record(each))
             for each in records
@@ -191,7 +202,17 @@ class KvStore:
         calls.append(self.mirror.show([each for each in records if each.status.is_terminal()]))
         calls += [self._kv.delete(KV_NAMESPACE, RECORD_PREFIX + each) for each in deleted]
         await together(*calls)
+        await self._check_in_time()
         self.mirror.follow(each for each in records if not each.status.is_terminal())
+
+    async def _check_in_time(self) -> None:
+        """Raise `Superseded` if a later manager may have read before the latest write was there.
+
+        It reads SETTLING_S after its claim at the earliest: what is done so soon after a look that
+        saw none, it sees.
+        """
+        if time.monotonic() - self._checked_at >= SETTLING_S:
+            await self.check_epoch()
 
     async def check_epoch(self) -> None:
         """Raise `Superseded` if a later epoch has been claimed."""

@@ -173,11 +173,11 @@ class JobManager:
             )
             of_jobs, pooled = await supervisors.names()
             await end_leftovers(supervisors, of_jobs, records)
-            running = [
-                each.attempt
-                for each in records
-                if each.is_live and each.status is JobStatus.RUNNING
-            ]
+            live = [each for each in records if each.is_live]
+            await self._logs.begin_missed(
+                [each for each in live if each.status is JobStatus.PENDING]
+            )
+            running = [each.attempt for each in live if each.status is JobStatus.RUNNING]
             maker = PooledSupervisors(supervisors, self._journal.epoch)
             found = await maker.find(pooled, running)
             # The last step, without an await: one that is tried again starts from nothing.
@@ -219,8 +219,6 @@ class JobManager:
         )
         live = [record for record in records if record.is_live]
         for record in live:
-            if record.status is JobStatus.PENDING:
-                self._logs.begin_if_missed(record)
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
         self._intake.open(self._runner.run)
         self._logs.shelf.open(self._is_live)

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -82,19 +83,25 @@ class JobLogs:
         if record.runtime_env:
             self.append(record.submission_id, timestamped("Runtime env is setting up."))
 
-    def begin_if_missed(self, record: JobRecord) -> None:
-        """Begin the log of a PENDING job whose manager was killed before it did.
+    async def begin_missed(self, records: Sequence[JobRecord]) -> None:
+        """Begin the logs of those PENDING jobs whose manager was killed before it did."""
+        if records:
+            for record in await asyncio.to_thread(self._missed, records):
+                self.begin(record)
 
-        Then there is at most the log of an earlier job, from before the submission.
-        """
+    def _missed(self, records: Sequence[JobRecord]) -> list[JobRecord]:
+        return [record for record in records if self._is_missed(record)]
+
+    def _is_missed(self, record: JobRecord) -> bool:
+        """Return whether there is only the log of an earlier job, from before the submission."""
         if abs(now_ms(record) - wall_ms()) > CLOCK_MARGIN_MS:
-            return  # the clock was set: the times of files don't tell
+            return False  # the clock was set: the times of files don't tell
         before_ns = ((record.start_time or 0) - CLOCK_MARGIN_MS) * 1_000_000
         for place in places(self.path(record.submission_id)):
             with contextlib.suppress(FileNotFoundError):
                 if os.lstat(place).st_mtime_ns < before_ns:
-                    self.begin(record)
-                    return
+                    return True
+        return False
 
     def append(self, submission_id: str, text: str) -> None:
         """Add the server's own words. A full disk doesn't fail the job."""

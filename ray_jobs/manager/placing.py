@@ -75,8 +75,22 @@ class Placing:
     async def give(self, lead: Lead, creation: Coroutine[Any, Any, Any]) -> None:
         """Give a job a supervisor of its own. One whose creation is interrupted isn't forgotten."""
         lead.creation = asyncio.ensure_future(creation)
-        lead.seat = OwnSeat(self._services.supervisors, await asyncio.shield(lead.creation))
+        try:
+            actor = await asyncio.shield(lead.creation)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            lead.creation = None
+            raise
+        lead.seat = OwnSeat(self._services.supervisors, actor)
         lead.creation = None
+
+    async def find_own(self, lead: Lead) -> bool:
+        """Give the job the supervisor that an earlier manager made for it, if there is one."""
+        found = await self._services.supervisors.find(lead.submission_id)
+        if found is not None:
+            lead.seat = OwnSeat(self._services.supervisors, found)
+        return found is not None
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -86,14 +100,7 @@ class Placing:
         if not lead.recovering:
             return False
         # An earlier manager may have made one, which would be left behind.
-        return await self._find_own(lead)
-
-    async def _find_own(self, lead: Lead) -> bool:
-        """Give the job the supervisor that an earlier manager made for it, if there is one."""
-        found = await self._services.supervisors.find(lead.submission_id)
-        if found is not None:
-            lead.seat = OwnSeat(self._services.supervisors, found)
-        return found is not None
+        return await self.find_own(lead)
 
     async def _member(self, record: JobRecord, timeout_s: float) -> Member:
         """Return a supervisor of the pool, which may have many jobs to serve before."""
@@ -118,7 +125,7 @@ class Placing:
         supervisors = self._services.supervisors
         epoch = self._services.journal.epoch
         if lead.recovering and lead.seat is None:
-            await self._find_own(lead)
+            await self.find_own(lead)
         found, deaths = lead.seat, 0
         while True:
             if lead.seat is None:

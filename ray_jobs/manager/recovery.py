@@ -26,7 +26,7 @@ class FindsSupervisors(Protocol):
     async def end(self, handle: Any) -> None: ...
 
 
-async def until_done(step: Callable[[], Awaitable[None]]) -> None:
+async def until_done(step: Callable[[], Awaitable[object]]) -> None:
     """Do a step of the recovery, however long it fails. Raises `Superseded` alone."""
     delay_s = FIRST_RETRY_S
     while True:

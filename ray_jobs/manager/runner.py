@@ -13,10 +13,11 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from ray_jobs.kv import Superseded
 from ray_jobs.manager import transitions
+from ray_jobs.manager.adopting import Adopting
 from ray_jobs.manager.calls import brief, farewell, patiently
 from ray_jobs.manager.environments import Built, package_uris
 from ray_jobs.manager.failures import JobLost, NeverStarted, explained
@@ -28,15 +29,9 @@ from ray_jobs.manager.times import now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
-from ray_jobs.supervisor.node import attempt_path, is_claimed
 
 logger = logging.getLogger(__name__)
 
-MAX_ADOPTIONS = 20
-#: Between two attempts to find a running job a supervisor. All of them take some minutes.
-ADOPTION_PAUSE_S = 0.05
-LONGEST_ADOPTION_PAUSE_S = 20.0
-NODE_IS_GONE = "the node on which it ran is gone."
 #: How long a deletion waits for what the job's end has left to do.
 LEAVING_PATIENCE_S = 10.0
 
@@ -48,6 +43,7 @@ class Runner:
         self._services = services
         self._journal = services.journal
         self._placing = Placing(services)
+        self._adopting = Adopting(services, self._placing)
         self._leads: dict[str, Lead] = {}
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -206,7 +202,7 @@ class Runner:
                 return
             record = self._record(lead.submission_id)
         else:
-            await self._resume(lead, record)
+            await self._adopting.resume(lead, record)
         outcome = await self._await_end(lead, record, built)
         await self._journal.update(
             lead.submission_id, lambda each: transitions.concluded(each, outcome, now_ms(each))
@@ -234,53 +230,6 @@ class Runner:
         )
         return place.built if placed is not None else None
 
-    async def _resume(self, lead: Lead, record: JobRecord) -> None:
-        """Find the supervisor of a job that an earlier manager recorded as running."""
-        if lead.seat is None:
-            found = await self._services.supervisors.find(lead.submission_id)
-            if found is not None:
-                lead.seat = OwnSeat(self._services.supervisors, found)
-        await self._adopt(lead, record)
-
-    async def _adopt(self, lead: Lead, record: JobRecord) -> None:
-        """Have the job's supervisor take over its attempt; a new one if that has died."""
-        supervisors, pool = self._services.supervisors, self._services.pool
-        for adoption in range(1, MAX_ADOPTIONS + 1):
-            node_is_gone = False
-            if lead.seat is None:
-                on_this_node = record.driver_node_id == self._services.node_id
-                node_is_gone = not on_this_node and not await self._services.node_lives(
-                    record.driver_node_id or ""
-                )
-                # This head may be the one that is gone, started again: it knows the end then.
-                if on_this_node or (node_is_gone and is_claimed(attempt_path(record.attempt))):
-                    lead.seat = PooledSeat(pool, await pool.acquire(first=True))
-                elif node_is_gone:
-                    raise JobLost(NODE_IS_GONE)
-                else:
-                    await self._placing.give(lead, supervisors.create_adopter(record))
-            assert lead.seat is not None
-            # With a stop that was requested meanwhile.
-            order = supervisors.order(self._record(lead.submission_id))
-            adopt = functools.partial(lead.seat.call, "adopt", self._journal.epoch, order)
-            try:
-                status = await patiently(adopt)
-            except ActorUnschedulableError:
-                raise JobLost(NODE_IS_GONE) from None
-            except ActorDiedError:
-                if adoption == MAX_ADOPTIONS:
-                    raise
-                lead.seat.lost()
-                lead.seat = None
-                # Ray can't start an actor on a node whose disk is full, say: the job runs on.
-                await asyncio.sleep(min(LONGEST_ADOPTION_PAUSE_S, ADOPTION_PAUSE_S * 2**adoption))
-                continue
-            if status["state"] == "unknown":
-                raise NeverStarted
-            if node_is_gone and status["state"] == "lost":
-                raise JobLost(NODE_IS_GONE)
-            return
-
     async def _await_end(
         self, lead: Lead, record: JobRecord, built: Built | None
     ) -> dict[str, Any]:
@@ -289,8 +238,10 @@ class Runner:
         Args:
             built: The environment to start the entrypoint in, None if it has been started.
         """
-        for _ in range(MAX_ADOPTIONS):
+        clock = asyncio.get_running_loop()
+        while True:
             assert lead.seat is not None
+            had_since = clock.time()
             if built is not None:
                 order = self._services.supervisors.order(self._record(record.submission_id), built)
                 call = functools.partial(lead.seat.run, self._journal.epoch, order)
@@ -307,8 +258,7 @@ class Runner:
                 lead.seat.lost()
                 lead.seat = None
             built = None
-            await self._adopt(lead, record)
-        raise JobLost(f"its supervisor died {MAX_ADOPTIONS} times.")
+            await self._adopting.adopt(lead, record, clock.time() - had_since)
 
     async def _outcome(
         self, seat: Seat, record: JobRecord, call: Callable[[], Awaitable[Any]]

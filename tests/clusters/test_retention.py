@@ -17,8 +17,8 @@ from ray_jobs.errors import JobNotFound
 from ray_jobs.manager.retention import ARCHIVE_FOLDER, GATHER_S
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.campaign import times
 from tests.faults.processes import kill_titled
+from tests.faults.table import times
 from tests.waiting import wait_until
 
 KEPT_JOBS = 15

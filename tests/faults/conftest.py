@@ -5,24 +5,21 @@ from __future__ import annotations
 import pytest
 
 from tests.clusters.conftest import no_settings_of_the_developer
-from tests.faults.campaign import ROWS
+from tests.faults.table import lines, times
 
 __all__ = ["no_settings_of_the_developer"]
 
 
+@pytest.fixture(params=range(times(1)), ids=lambda number: f"round {number + 1}")
+def fault_round(request: pytest.FixtureRequest) -> int:
+    """Have a test run once, or as often as is asked for: each time the fault is injected once."""
+    number: int = request.param
+    return number
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not ROWS:
-        return
-    terminalreporter.section("faults")
-    terminalreporter.write_line(
-        f"{'fault':52} {'times':>5} {'jobs':>5} {'lost':>4} {'twice':>5} {'orphans':>7}"
-        f" {'no read for':>11} {'slowest submission':>18} {'noticed in':>10}"
-    )
-    for row in ROWS:
-        verdict = row.verdict
-        noticed = "" if row.longest_notice_s is None else f"{row.longest_notice_s:8.2f} s"
-        terminalreporter.write_line(
-            f"{row.fault:52} {row.times:5} {verdict.jobs:5} {len(verdict.lost):4}"
-            f" {len(verdict.twice):5} {len(verdict.orphans):7} {row.longest_read_s:9.2f} s"
-            f" {row.longest_submission_s:16.2f} s {noticed:>10}"
-        )
+    table = lines()
+    if table:
+        terminalreporter.section("faults")
+    for line in table:
+        terminalreporter.write_line(line)

@@ -43,12 +43,19 @@ def kill_gateway() -> bool:
     return bool(pids)
 
 
+def dashboard_pid(cluster: Cluster) -> int | None:
+    """Return the dashboard's pid. None while there is none, or one that was just forked."""
+    with contextlib.suppress(RayJobsError):
+        return find_dashboard(cluster.gcs_address).pid
+    return None
+
+
 def kill_dashboard(cluster: Cluster) -> bool:
     """Kill the dashboard. Returns False while there is none, or one that was just forked."""
-    with contextlib.suppress(RayJobsError):
-        send(find_dashboard(cluster.gcs_address).pid)
-        return True
-    return False
+    pid = dashboard_pid(cluster)
+    if pid is not None:
+        send(pid)
+    return pid is not None
 
 
 def serving(address: str) -> Callable[[int], Awaitable[None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from ray_jobs import JobSubmissionClient
 from tests.faults.processes import parent_of, runs
@@ -44,10 +45,14 @@ class Gate:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def start(self, client: JobSubmissionClient, jobs: int) -> list[GatedJob]:
-        """Have jobs started that wait here. Returns once they do."""
+    def start(self, client: JobSubmissionClient, jobs: int, **options: Any) -> list[GatedJob]:
+        """Have jobs started that wait here. Returns once they do.
+
+        Args:
+            options: Of each submission.
+        """
         entrypoint = f"echo pid $$; read word < {self._path}; exit {self.CODE}"
-        submitted = [client.submit_job(entrypoint=entrypoint) for _ in range(jobs)]
+        submitted = [client.submit_job(entrypoint=entrypoint, **options) for _ in range(jobs)]
         return [self._started(client, each) for each in submitted]
 
     def _started(self, client: JobSubmissionClient, job_id: str) -> GatedJob:

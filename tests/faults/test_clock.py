@@ -13,8 +13,9 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.campaign import Campaign, campaign, times
+from tests.faults.campaign import Campaign, campaign
 from tests.faults.processes import kill_titled, start_waiting_job
+from tests.faults.table import times
 from tests.waiting import wait_until
 
 HOUR_S = 3600.0

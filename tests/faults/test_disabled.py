@@ -15,16 +15,16 @@ from ray_jobs import plugin as ray_jobs_plugin
 from ray_jobs.errors import RayJobsError
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster
-from tests.faults.campaign import ROWS, Row
-from tests.faults.faces import (
-    kill_dashboard,
-    watched_cluster,
-)
-from tests.faults.processes import of_jobs, runs, start_waiting_job
-from tests.faults.workload import Verdict
+from tests.faults.faces import kill_dashboard, watched_cluster
+from tests.faults.judging import judged, starts_in
+from tests.faults.processes import runs, start_waiting_job
+from tests.faults.table import Row, report, seeded
 from tests.waiting import wait_until
 
-FAILED, RUNNING = JobStatus.FAILED, JobStatus.RUNNING
+FAILED, RUNNING, STOPPED = JobStatus.FAILED, JobStatus.RUNNING, JobStatus.STOPPED
+#: Before the plugin is disabled, while a job is being stopped (which takes three seconds), and
+#: before it is enabled again.
+PAUSE_S = (0.0, 1.0)
 
 
 @pytest.fixture(params=[pytest.param("each its own", marks=pytest.mark.long), "shared"])
@@ -81,18 +81,15 @@ def start_deaf(client: JobSubmissionClient) -> str:
         entrypoint="trap '' TERM; echo pid $$; while :; do sleep 0.1; done",
         runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "3"}},
     )
-    wait_until(lambda: starts(client, job_id) == 1, "it runs", 30)
+    wait_until(lambda: starts_in(client.get_job_logs(job_id)) == 1, "it runs", 30)
     return job_id
 
 
-def starts(client: JobSubmissionClient, job_id: str) -> int:
-    lines = client.get_job_logs(job_id).splitlines()
-    return sum(line.startswith("pid ") for line in lines)
-
-
 def test_disabled_and_enabled_again(
-    request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path, fault_round: int
 ) -> None:
+    name = f"plugin off and on ({request.node.callspec.params['cluster']})"
+    rng = seeded(name)
     with JobSubmissionClient(cluster.address) as client:
         ending, ending_pid = start_waiting_job(client, tmp_path)
         stopped, stopped_pid = start_waiting_job(client, tmp_path / "never")
@@ -102,6 +99,7 @@ def test_disabled_and_enabled_again(
         stopping = start_deaf(client)
         assert client.stop_job(stopping) is True
 
+    time.sleep(rng.uniform(*PAUSE_S))
     ray_jobs_plugin.disable(force=True)
     away_s = [restart_dashboard(cluster, served_by_us=False)]
     with JobSubmissionClient(cluster.address) as client:
@@ -119,6 +117,7 @@ def test_disabled_and_enabled_again(
     assert runs(ending_pid)
     assert runs(stopped_pid)
 
+    time.sleep(rng.uniform(*PAUSE_S))
     ray_jobs_plugin.enable()
     away_s.append(restart_dashboard(cluster, served_by_us=True))
     with JobSubmissionClient(cluster.address) as client:
@@ -128,25 +127,29 @@ def test_disabled_and_enabled_again(
             until_mirrored(cluster, each)
         wait_until(lambda: by_ray in client.list_jobs(), "the job of Ray's server", 10)
         assert client.get_job_status(by_ray) is JobStatus.SUCCEEDED
-        assert client.get_job_status(stopping) is JobStatus.STOPPED
+        assert client.get_job_status(stopping) is STOPPED
         assert client.get_job_status(queued) is JobStatus.PENDING
         assert client.stop_job(queued) is True
-        assert client.get_job_status(queued) is JobStatus.STOPPED
+        assert client.get_job_status(queued) is STOPPED
         began = time.monotonic()
-        client.submit_job(entrypoint="true")
+        new = client.submit_job(entrypoint="true")
         submission_s = time.monotonic() - began
         for each in (stopped, own_stopped):
             assert client.stop_job(each) is True
-            assert client.wait_until_finish(each, timeout=30).status is JobStatus.STOPPED
+            assert client.wait_until_finish(each, timeout=30).status is STOPPED
             assert shown_by_ray(cluster, each)[0] == "STOPPED"
         (tmp_path / "go").touch()
         for each, code in ((ending, 5), (own, 6), (ended_meanwhile, 5)):
-            info = client.wait_until_finish(each, timeout=30)
-            assert (info.status, info.driver_exit_code) == (FAILED, code)
+            client.wait_until_finish(each, timeout=30)
             assert shown_by_ray(cluster, each) == ("FAILED", code)
-        for each in (*running, ended_meanwhile, stopping):
-            assert starts(client, each) == 1
-    wait_until(lambda: not of_jobs(), "no process is left", 5)
-    name = f"plugin off and on ({request.node.callspec.params['cluster']})"
-    held = Verdict(len(running) + 3, [], [], [], [])  # or it would have failed
-    ROWS.append(Row(name, len(away_s), held, max(away_s), submission_s, None))
+        client.wait_until_finish(new, timeout=30)
+        ends: dict[str, tuple[JobStatus, int | None]] = {
+            ending: (FAILED, 5),
+            own: (FAILED, 6),
+            ended_meanwhile: (FAILED, 5),
+            by_ray: (JobStatus.SUCCEEDED, 0),
+            new: (JobStatus.SUCCEEDED, 0),
+            **dict.fromkeys((stopped, own_stopped, stopping, queued), (STOPPED, None)),
+        }
+        verdict = judged(client, ends)
+    report(Row(name, len(away_s), verdict, max(away_s), submission_s))

@@ -8,15 +8,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ray_jobs import AsyncJobSubmissionClient, JobSubmissionClient
-from tests.cluster import BIN, Cluster, plugin, running_cluster
-from tests.faults.campaign import Campaign, campaign, times
+from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.campaign import BACK_WITHIN_S, READ_WITHIN_S, Campaign, campaign
 from tests.faults.faces import (
+    dashboard_pid,
     gateways,
     kill_dashboard,
     kill_gateway,
@@ -24,18 +25,25 @@ from tests.faults.faces import (
     serving,
     watched_dashboard,
 )
-from tests.faults.processes import kill_titled, named, parent_of, runs, send, titled
+from tests.faults.processes import named, parent_of, runs, send, titled
+from tests.faults.supervisors import MANAGER, SUPERVISOR
+from tests.faults.table import times
+from tests.faults.tails import Tails
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
-#: Some thousand lines a second, for some seconds.
-LINES = 30_000
-COUNTS = (
-    "import time\n"
-    f"for number in range({LINES}):\n"
-    "    print(number, 'x' * (number % 50), '\\u00e9', flush=True)\n"
-    "    if number % 25 == 0: time.sleep(0.005)\n"
-)
+#: Some thousand lines a second, until a file is there.
+COUNTS = """
+import itertools, os, sys, time
+for number in itertools.count():
+    print(number, "x" * (number % 50), "\\u00e9", flush=True)
+    if number % 25 == 0:
+        if os.path.exists(sys.argv[1]):
+            break
+        time.sleep(0.005)
+"""
+#: Until the tails have read what they lag behind, after the end of the job.
+TAILS_END_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -76,39 +84,42 @@ async def test_dashboard(cluster: Cluster, dashboard: str, tmp_path: Path) -> No
         await run.inject(kill, times(2), (1.0, 7.0), serving(dashboard))
 
 
-async def test_all_within_a_second(cluster: Cluster, dashboard: str, tmp_path: Path) -> None:
-    name = "manager, supervisor and dashboard within a second"
-    async with campaign(name, dashboard, tmp_path) as run:
-        kill = functools.partial(kill_all, cluster, run)
+@pytest.mark.parametrize("face", ["gateway", "dashboard"])
+async def test_all_within_a_second(
+    request: pytest.FixtureRequest, cluster: Cluster, dashboard: str, tmp_path: Path, face: str
+) -> None:
+    """Seen through the gateway, which lives on, the manager is back as if it had died alone."""
+    address: str = request.getfixturevalue(face)
+    async with campaign(
+        f"manager, supervisor, dashboard within 1 s (by {face})",
+        address,
+        tmp_path,
+        read_within_s=READ_WITHIN_S if face == "gateway" else None,
+        back_within_s=BACK_WITHIN_S if face == "gateway" else None,
+    ) as run:
+        kill = functools.partial(kill_all, cluster, run, face)
         await run.inject(kill, times(2), (1.0, 8.0), serving(dashboard))
 
 
-async def kill_all(cluster: Cluster, run: Campaign) -> bool:
+async def kill_all(cluster: Cluster, run: Campaign, face: str) -> bool:
     """Kill manager, a supervisor and the dashboard in any order, within a second.
 
-    Returns whether all three were there.
+    Returns whether all three were there. What the workload notices counts from the death of the
+    manager, or of the dashboard if that comes later and is its face.
     """
-
-    def kill_a_supervisor() -> bool:
-        pids = titled("ray::JobSupervisor")
-        if pids:
-            send(run.rng.choice(pids))
-        return bool(pids)
-
-    def kill_manager() -> bool:
-        return bool(kill_titled("ray::JobManager"))
-
-    faults: list[Callable[[], bool]] = [
-        kill_manager,
-        kill_a_supervisor,
-        lambda: kill_dashboard(cluster),
-    ]
-    run.rng.shuffle(faults)
-    hits = []
-    for fault in faults:
-        hits.append(fault())
+    managers, supervisors = titled(MANAGER), titled(SUPERVISOR)
+    dashboard = dashboard_pid(cluster)
+    if not managers or not supervisors or dashboard is None:
+        return False
+    noticed = {*managers, dashboard} if face == "dashboard" else {*managers}
+    victims = [*managers, run.rng.choice(supervisors), dashboard]
+    run.rng.shuffle(victims)
+    for pid in victims:
+        send(pid)
+        if pid in noticed:
+            run.workload.injected_at = time.monotonic()
         await asyncio.sleep(run.rng.uniform(0, 0.4))
-    return all(hits)
+    return True
 
 
 @pytest.mark.parametrize("face", ["gateway", "dashboard"])
@@ -116,56 +127,50 @@ async def test_tails_go_on(
     request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path, face: str
 ) -> None:
     address: str = request.getfixturevalue(face)
-    script = tmp_path / "counts.py"
+    script, go, folder = tmp_path / "counts.py", tmp_path / "go", tmp_path / "jobs"
     script.write_text(COUNTS)
-    folder = tmp_path / "jobs"
     folder.mkdir()
-    name = f"the {face} killed under tails"
     async with (
-        campaign(name, address, folder, kinds=("quick", "short"), rate=0.5) as run,
+        campaign(
+            f"the {face} killed under tails", address, folder, kinds=("quick", "short"), rate=0.5
+        ) as run,
         AsyncJobSubmissionClient(address) as client,
     ):
-        job_id = await client.submit_job(entrypoint=f"{sys.executable} {script}")
-        tails = asyncio.gather(
-            tail(client, job_id),
-            asyncio.to_thread(tail_blocking, address, job_id),
-            tail_at_a_shell(cluster, address, job_id),
-        )
-        if face == "gateway":
-            await run.inject(kill_gateway, times(4), (0.3, 1.5), serving(address))
-        else:
-            kill = functools.partial(kill_dashboard, cluster)
-            await run.inject(kill, times(1), (0.5, 2.0), serving(address))
-        found = await asyncio.wait_for(tails, 60 * times(1))
+        job_id = await client.submit_job(entrypoint=f"{sys.executable} {script} {go}")
+        tails = Tails(cluster, client, address, job_id)
+        is_served = serving(address)
+
+        async def all_tail(injected: int) -> None:
+            await is_served(injected)
+            if injected != 1:  # that one comes while the server starts
+                await tails.grown()
+
+        def kill() -> bool:
+            tails.check_none_is_over()
+            return kill_gateway() if face == "gateway" else kill_dashboard(cluster)
+
+        try:
+            if face == "gateway":
+                await run.inject(kill, times(4), (0.3, 1.5), all_tail)
+            else:
+                await run.inject(kill, times(1), (0.5, 2.0), all_tail)
+            await all_tail(run.injected + 1)
+            go.touch()
+            await tails.end(TAILS_END_S)
+        finally:
+            go.touch()
+            tails.close()
         log = (cluster.logs_dir / f"job-driver-{job_id}.log").read_bytes()
-        assert log.count(b"\n") == LINES + 1
-        for each in found:
+        numbers = [int(line.split()[0]) for line in log.splitlines()[1:]]
+        assert numbers == list(range(len(numbers)))
+        for each in tails.got:
             assert each == log, where_they_differ(each, log)
 
 
-async def tail(client: AsyncJobSubmissionClient, job_id: str) -> bytes:
-    return "".join([chunk async for chunk in client.tail_job_logs(job_id)]).encode()
-
-
-def tail_blocking(address: str, job_id: str) -> bytes:
-    with JobSubmissionClient(address) as client:
-        return "".join(client.tail_job_logs(job_id)).encode()
-
-
-async def tail_at_a_shell(cluster: Cluster, address: str, job_id: str) -> bytes:
-    process = await asyncio.create_subprocess_exec(
-        *(str(BIN / "ray-jobs"), "logs", "-f", "--address", address, job_id),
-        env=cluster.env,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    return output
-
-
-def where_they_differ(found: bytes, log: bytes) -> str:
+def where_they_differ(found: bytearray, log: bytes) -> str:
     pairs = enumerate(zip(found, log, strict=False))
     start = next((i for i, (one, other) in pairs if one != other), min(len(found), len(log)))
-    return f"{len(found)} bytes of {len(log)}; at {start}: {found[start : start + 80]!r}"
+    return f"{len(found)} bytes of {len(log)}; at {start}: {bytes(found[start : start + 80])!r}"
 
 
 def test_gateway_and_its_watcher_die_together(cluster: Cluster) -> None:

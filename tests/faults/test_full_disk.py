@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +16,16 @@ from ray_jobs.manager.transitions import LOG_MAY_BE_CUT_OFF
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.disks import fill, small_disk
+from tests.faults.judging import judged
 from tests.faults.processes import kill_titled, runs, start_waiting_job, titled
+from tests.faults.supervisors import MANAGER, SUPERVISOR
+from tests.faults.table import Row, report, seeded
 from tests.waiting import wait_until
 
+FAULT = "disk full under the logs"
 DISK_MIB = 64
-MANAGER = "ray::JobManager"
-SUPERVISOR = "ray::JobSupervisor"
+#: Before manager and supervisors are killed, and between.
+PAUSE_S = (0.0, 0.5)
 #: Prints until there is no room, and tells by its exit code what it was told.
 PRINTS_FOR_EVER = """
     import errno
@@ -62,7 +67,10 @@ def ended(client: JobSubmissionClient, job_id: str) -> JobInfo:
     return client.wait_until_finish(job_id, timeout=60)
 
 
-def test_full_disk(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path) -> None:
+def test_full_disk(
+    cluster: Cluster, client: JobSubmissionClient, tmp_path: Path, fault_round: int
+) -> None:
+    rng = seeded(FAULT)
     folders = [tmp_path / name for name in ("ends", "adopted", "goes-on")]
     for each in folders:
         each.mkdir()
@@ -100,12 +108,15 @@ def test_full_disk(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path
     wait_until(lambda: not is_started(), "there is no room", 30)
 
     # Ray starts no actor while the disk is full: manager and supervisors come back afterwards.
-    kill_titled(SUPERVISOR)
-    kill_titled(MANAGER)
+    for title in rng.sample((SUPERVISOR, MANAGER), 2):
+        time.sleep(rng.uniform(*PAUSE_S))
+        assert kill_titled(title)
     fill(cluster.folder)
     (folders[1] / "go").touch()
     wait_until(lambda: not runs(adopted[1]), "its end", 10)
+    began = time.monotonic()
     assert is_running(client, adopted[0])  # reads go on
+    read_s = time.monotonic() - began
     assert runs(goes_on[1])
     assert titled("ray-dashboard") == dashboard
 
@@ -116,9 +127,17 @@ def test_full_disk(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path
     info = ended(client, adopted[0])
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
     assert LOG_MAY_BE_CUT_OFF in (info.message or "")
-    info = ended(client, client.submit_job(entrypoint="echo fine"))
+    began = time.monotonic()
+    fine = client.submit_job(entrypoint="echo fine")
+    submission_s = time.monotonic() - began
+    info = ended(client, fine)
     assert (info.status, info.message) == (JobStatus.SUCCEEDED, "Job finished successfully.")
     (folders[2] / "go").touch()
     info = ended(client, goes_on[0])
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
     assert LOG_MAY_BE_CUT_OFF not in (info.message or "")
+    failed = JobStatus.FAILED
+    expected: dict[str, tuple[JobStatus, int | None]] = {prints: (failed, 7), fills: (failed, 1)}
+    expected |= dict.fromkeys((ends[0], adopted[0], goes_on[0]), (failed, 5))
+    verdict = judged(client, expected, logs_are_whole=False)
+    report(Row(FAULT, 1, verdict, read_s, submission_s))

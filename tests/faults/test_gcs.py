@@ -12,9 +12,10 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
-from tests.faults.campaign import KINDS, Campaign, campaign, times
+from tests.faults.campaign import KINDS, Campaign, campaign
 from tests.faults.processes import send
 from tests.faults.redis_cluster import LastingCluster, lasting_cluster
+from tests.faults.table import times
 from tests.waiting import wait_until
 
 #: Ray's own patience with its GCS ends after a minute.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,23 @@ import pytest
 from ray_jobs import JobInfo, JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import BIN
-from tests.faults.processes import kill_titled, of_jobs, start_waiting_job, titled
+from tests.faults.campaign import Campaign, campaign
+from tests.faults.processes import (
+    ATTEMPT_VARIABLE,
+    kill_titled,
+    of_jobs,
+    start_waiting_job,
+    titled,
+)
 from tests.faults.redis_cluster import LastingCluster, lasting_cluster
+from tests.faults.supervisors import MANAGER
+from tests.faults.table import times
 from tests.waiting import wait_until
 
-MANAGER = "ray::JobManager"
+#: Beside one in each state others come and go, so that the head dies at a random moment of theirs.
+KINDS = ("quick", "quick", "short", "anonymous", "stopped")
+RATE = 4.0
+PAUSE_S = (0.0, 1.0)
 GONE_WITHIN_S = 5.0
 #: Ray takes a while to see that a node is gone that was the head itself.
 BACK_TIMEOUT_S = 90.0
@@ -107,48 +121,89 @@ def mirrored(cluster: LastingCluster) -> dict[str, str]:
     return found
 
 
-def test_killed_and_started_on_the_same_disk(
+async def test_killed_and_started_on_the_same_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
-    jobs = Jobs(client, tmp_path, "later")
-    # It ends while nobody is there to record it: its keeper has written down how.
-    (tmp_path / "unseen").mkdir()
-    unseen, _ = start_waiting_job(client, tmp_path / "unseen")
-    logs = {each: client.get_job_logs(each) for each in (*jobs.ended, jobs.running)}
-    kill_titled(MANAGER)
-    (tmp_path / "unseen" / "go").touch()
-    attempts = cluster.session_dir / "ray_jobs" / "attempts"
-    wait_until(lambda: '"exited"' in statuses(attempts), "its end", 10)
-    cluster.kill()
-    wait_until(lambda: not of_jobs(), "the jobs' processes are gone", GONE_WITHIN_S)
-    began = time.monotonic()
-    cluster.start(cpus=2, resources={"later": 1})
-    print(f"answers after {time.monotonic() - began:.1f} s")
-    jobs.check()
-    print(f"right after {time.monotonic() - began:.1f} s")
-    seen = client.wait_until_finish(unseen, timeout=BACK_TIMEOUT_S)
-    assert (seen.status, seen.driver_exit_code) == (JobStatus.FAILED, 5)
-    for submission_id, log in logs.items():
-        assert client.get_job_logs(submission_id).startswith(log)
+    folders = iter(new_folders(tmp_path))
+
+    def restart() -> None:
+        folder = next(folders)
+        resource = f"later_{folder.name}"
+        jobs = Jobs(client, folder, resource)
+        # It ends while nobody is there to record it: its keeper has written down how.
+        unseen, shell = start_waiting_job(client, folder / "unseen")
+        status = cluster.session_dir / "ray_jobs" / "attempts" / attempt_of(shell) / "status.json"
+        logs = {each: client.get_job_logs(each) for each in (*jobs.ended, jobs.running)}
+        time.sleep(run.rng.uniform(*PAUSE_S))
+        kill_titled(MANAGER)
+        (folder / "unseen" / "go").touch()
+        wait_until(lambda: '"exited"' in status.read_text(), "its end", 10)
+        cluster.kill()
+        start_again(cluster, run, resource)
+        jobs.check()
+        seen = client.wait_until_finish(unseen, timeout=BACK_TIMEOUT_S)
+        assert (seen.status, seen.driver_exit_code) == (JobStatus.FAILED, 5)
+        for submission_id, log in logs.items():
+            assert client.get_job_logs(submission_id).startswith(log)
+
+    async with head_campaign("head killed, back with its disk", cluster, tmp_path) as run:
+        await run.inject(lambda: asyncio.to_thread(restart), times(1), (0.0, 0.0))
     records = mirrored(cluster)
     assert records == {each: info.status for each, info in client.list_jobs().items()}
     assert set(records.values()) <= set(ENDS)
 
 
-def statuses(attempts: Path) -> str:
-    return "".join(path.read_text() for path in attempts.glob("*/status.json"))
-
-
-def test_stopped_and_started_on_another_disk(
+async def test_stopped_and_started_on_another_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
-    jobs = Jobs(client, tmp_path, "much_later")
-    cluster.terminate()
+    folders = iter(new_folders(tmp_path))
+
+    def restart() -> None:
+        folder = next(folders)
+        resource = f"much_later_{folder.name}"
+        jobs = Jobs(client, folder, resource)
+        time.sleep(run.rng.uniform(*PAUSE_S))
+        cluster.terminate()
+        for session in cluster.folder.glob("session_2*"):
+            shutil.rmtree(session)
+        start_again(cluster, run, resource)
+        jobs.check()
+        for submission_id in jobs.ended:
+            with pytest.raises(Exception, match="isn't on the head node"):
+                client.get_job_logs(submission_id)
+
+    async with head_campaign("head stopped, back without its disk", cluster, tmp_path) as run:
+        await run.inject(lambda: asyncio.to_thread(restart), times(1), (0.0, 0.0))
+
+
+def new_folders(folder: Path) -> list[Path]:
+    """Return a folder for each time that the head is restarted."""
+    found = [folder / str(number) for number in range(times(1))]
+    for each in found:
+        (each / "unseen").mkdir(parents=True)
+    return found
+
+
+def attempt_of(pid: int) -> str:
+    """Return the attempt that a process is of, as its environment tells."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    [found] = [each for each in variables if each.startswith(ATTEMPT_VARIABLE)]
+    return found.removeprefix(ATTEMPT_VARIABLE).decode()
+
+
+def start_again(cluster: LastingCluster, run: Campaign, resource: str) -> None:
+    """Start a head that is dead, with a resource that it hadn't before."""
     wait_until(lambda: not of_jobs(), "the jobs' processes are gone", GONE_WITHIN_S)
-    for session in cluster.folder.glob("session_2*"):
-        shutil.rmtree(session)
-    cluster.start(cpus=2, resources={"much_later": 1})
-    jobs.check()
-    for submission_id in jobs.ended:
-        with pytest.raises(Exception, match="isn't on the head node"):
-            client.get_job_logs(submission_id)
+    cluster.start(cpus=2, resources={resource: 1})
+    run.workload.injected_at = time.monotonic()  # it is back
+
+
+@contextlib.asynccontextmanager
+async def head_campaign(
+    fault: str, cluster: LastingCluster, folder: Path
+) -> AsyncIterator[Campaign]:
+    """Run a campaign whose jobs end with the node that they run on."""
+    (folder / "jobs").mkdir()
+    async with campaign(fault, cluster.address, folder / "jobs", kinds=KINDS, rate=RATE) as run:
+        run.workload.excuse = "node"
+        yield run

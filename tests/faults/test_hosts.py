@@ -14,9 +14,12 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.campaign import seeded, times
+from tests.faults.adoption import Adoption
 from tests.faults.hosts import HEAD_IP, Host, hosts
+from tests.faults.judging import judged
 from tests.faults.processes import kill_titled, titled
+from tests.faults.supervisors import MANAGER, SUPERVISOR
+from tests.faults.table import Row, report, seeded, times
 from tests.faults.talking import Talker
 from tests.faults.test_worker_node_ends import LAST_SECOND_S, NODE_TIMEOUT, NOTICED_S
 from tests.waiting import wait_until
@@ -62,40 +65,72 @@ def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
 def test_host_cut_off_and_back(
     cluster: Cluster, client: JobSubmissionClient, away: list[Host], tmp_path: Path
 ) -> None:
-    rng = seeded("a host cut off and back")
+    fault = "a host cut off and back"
+    rng = seeded(fault)
     job = Talker(client, cluster.logs_dir, "host0", until=tmp_path / "go")
     other = Talker(client, cluster.logs_dir, "host1", until=tmp_path / "go")
     job.wait_until_it_talks()
     other.wait_until_it_talks()
+    resumed_s = []
     for _ in range(times(2)):
         away[0].cut_off()
         time.sleep(rng.uniform(*CUT_S))
         other.wait_for_news(LAST_SECOND_S)
         away[0].connect()
-        job.wait_for_news(RESUMED_S)
+        resumed_s.append(job.wait_for_news(RESUMED_S))
     (tmp_path / "go").touch()
-    for each in (job, other):
-        info = client.wait_until_finish(each.job_id, timeout=RESUMED_S)
-        assert info.status is JobStatus.SUCCEEDED, info.message
+    ends = succeeded(client, job, other)
+    report(Row(fault, len(resumed_s), judged(client, ends), notice_s=max(resumed_s)))
+
+
+def succeeded(
+    client: JobSubmissionClient, *jobs: Talker
+) -> dict[str, tuple[JobStatus, int | None]]:
+    """Wait for the ends of jobs that were told to end, and check their logs.
+
+    Returns how each must have ended.
+    """
+    for each in jobs:
+        client.wait_until_finish(each.job_id, timeout=RESUMED_S)
         each.check_each_once()
+    return {each.job_id: (JobStatus.SUCCEEDED, 0) for each in jobs}
 
 
 def test_manager_and_supervisor_killed_while_it_streams(
     cluster: Cluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
-    rng = seeded("the manager killed while a log streams")
+    fault = "manager, supervisor killed while a log streams"
+    rng = seeded(fault)
     job = Talker(client, cluster.logs_dir, "host0", until=tmp_path / "go")
     job.wait_until_it_talks()
+    resumed_s = []
     for number in range(times(2)):
         time.sleep(rng.uniform(0, 1))
-        assert kill_titled("ray::JobManager")
+        assert kill_titled(MANAGER)
         if number % 2:
-            assert kill_titled("ray::JobSupervisor")
-        job.wait_for_news(RESUMED_S)
+            assert kill_titled(SUPERVISOR)
+        resumed_s.append(job.wait_for_news(RESUMED_S))
     (tmp_path / "go").touch()
-    info = client.wait_until_finish(job.job_id, timeout=30)
-    assert info.status is JobStatus.SUCCEEDED, info.message
-    job.check_each_once()
+    ends = succeeded(client, job)
+    report(Row(fault, len(resumed_s), judged(client, ends), notice_s=max(resumed_s)))
+
+
+def test_adoption(client: JobSubmissionClient, away: list[Host], tmp_path: Path) -> None:
+    """Another supervisor has to be started on the job's own node for it."""
+    for number in range(times(1)):
+        with Adoption(
+            client,
+            tmp_path / f"gate{number}",
+            2,
+            inside=away[0].inside,
+            entrypoint_resources={"host0": 0.1},
+        ) as both:
+            killed = both.supervisors()
+            assert len(killed) == 2
+            both.kill(killed)
+            both.check_stops(1)
+            both.check_ends()
+        both.report("a supervisor killed on a worker node")
 
 
 class Memory:
@@ -141,7 +176,7 @@ def test_fast_writer(cluster: Cluster, client: JobSubmissionClient, tmp_path: Pa
     )
     path = cluster.logs_dir / f"job-driver-{job_id}.log"
     wait_until(lambda: "Running entrypoint" in client.get_job_logs(job_id), "it runs", 60)
-    with Memory("ray::JobManager", "ray::JobSupervisor") as memory:
+    with Memory(MANAGER, SUPERVISOR) as memory:
         go.touch()
         info = client.wait_until_finish(job_id, timeout=FAST_TIMEOUT_S)
     assert info.status is JobStatus.SUCCEEDED, info.message
@@ -161,16 +196,19 @@ def test_host_cut_off_for_good(
     cluster: Cluster, client: JobSubmissionClient, away: list[Host]
 ) -> None:
     """The last test: its node is declared dead."""
+    fault = "a host cut off for good"
     job = Talker(client, cluster.logs_dir, "host1")
     job.wait_until_it_talks()
-    clock = time.time()
+    clock, began = time.time(), time.monotonic()
     away[1].cut_off()
     info = client.wait_until_finish(job.job_id, timeout=NOTICED_S)
-    assert info.status is JobStatus.FAILED
+    noticed_s = time.monotonic() - began
     assert "node" in (info.message or ""), info.message
     assert job.check_each_once() > clock - LAST_SECOND_S
     assert job.processes()  # nobody can reach it
     away[1].connect()
     wait_until(lambda: not job.processes(), "its processes are gone", GONE_S)
     job.check_each_once()
+    verdict = judged(client, {job.job_id: (JobStatus.FAILED, None)})
+    report(Row(fault, 1, verdict, notice_s=noticed_s))
     cluster.kill_last_node()

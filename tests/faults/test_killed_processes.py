@@ -50,24 +50,6 @@ def test_manager(client: JobSubmissionClient, tmp_path: Path) -> None:
     assert client.get_job_status(waiting) is JobStatus.STOPPED
 
 
-@pytest.mark.parametrize("end", ["by itself", "by a stop"])
-def test_supervisor(client: JobSubmissionClient, tmp_path: Path, end: str) -> None:
-    job_id, pid = start_waiting_job(client, tmp_path)
-    [supervisor] = titled("ray::JobSupervisor")
-    os.kill(supervisor, signal.SIGKILL)
-    wait_until(lambda: titled("ray::JobSupervisor") not in ([], [supervisor]), "adoption", 30)
-    assert Path(f"/proc/{pid}").exists()
-    if end == "by itself":
-        (tmp_path / "go").touch()
-        info = client.wait_until_finish(job_id, timeout=30)
-        assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
-    else:
-        assert client.stop_job(job_id) is True
-        info = client.wait_until_finish(job_id, timeout=30)
-        assert info.status is JobStatus.STOPPED
-    wait_until(lambda: not titled("ray::JobSupervisor"), "supervisors are gone", 10)
-
-
 def test_supervisor_and_manager_at_once(client: JobSubmissionClient, tmp_path: Path) -> None:
     job_id, _ = start_waiting_job(client, tmp_path)
     kill_titled("ray::JobSupervisor")
@@ -75,15 +57,6 @@ def test_supervisor_and_manager_at_once(client: JobSubmissionClient, tmp_path: P
     (tmp_path / "go").touch()
     info = client.wait_until_finish(job_id, timeout=60)
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
-
-
-def test_keeper(client: JobSubmissionClient, tmp_path: Path) -> None:
-    job_id, pid = start_waiting_job(client, tmp_path)
-    os.kill(parent_of(pid), signal.SIGKILL)
-    info = client.wait_until_finish(job_id, timeout=10)
-    assert info.status is JobStatus.FAILED
-    assert "keeper" in (info.message or "")
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its shell is gone", 2)
 
 
 def test_supervisor_in_its_first_moment(client: JobSubmissionClient) -> None:

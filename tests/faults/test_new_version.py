@@ -18,11 +18,7 @@ from ray_jobs.claims import VERSION
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster
 from tests.faults.campaign import KINDS, campaign
-from tests.faults.faces import (
-    gateways,
-    kill_dashboard,
-    watched_cluster,
-)
+from tests.faults.faces import gateways, kill_dashboard, watched_cluster
 from tests.faults.processes import named, runs, send, titled
 from tests.faults.stored import check_kv_is_as_listed
 from tests.gateway import running_gateway
@@ -118,7 +114,7 @@ def check_old_gateway(address: str) -> None:
 
 
 async def test_manager_of_the_previous_version(
-    cluster: Cluster, installation: Installation, tmp_path: Path
+    cluster: Cluster, installation: Installation, tmp_path: Path, fault_round: int
 ) -> None:
     async def upgrade() -> None:
         [manager] = titled(MANAGER)

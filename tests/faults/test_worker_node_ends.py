@@ -12,8 +12,9 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.campaign import campaign, times
+from tests.faults.campaign import campaign
 from tests.faults.processes import in_session, named, send
+from tests.faults.table import times
 from tests.faults.talking import Talker
 from tests.waiting import wait_until
 

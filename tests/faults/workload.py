@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import hashlib
+import io
 import os
 import random
 import time
 import uuid
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from tests.faults.processes import of_jobs
+from tests.faults.judging import orphans
+from tests.faults.table import Verdict
 
 RETRY_S = 0.05
+#: What a request raises that has got no answer.
+NO_ANSWER = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
 #: Until every job has ended after the last fault.
 END_TIMEOUT_S = 90.0
-ENDS_TIMEOUT_S = 5.0
 HELD_CODE = 5
 KILLED_CODE = -9
 #: What a job reserves so that it gets a supervisor of its own.
 OWN_CPUS = 0.01
 STOP_WAIT = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "1"}}
+#: By which an anonymous job tells its name: a field of its metadata.
+STAKE = "stake"
 #: What runs until it is stopped, and some of that doesn't want to end then.
 STOPPED_SCRIPTS = {
     "stopped": "sleep 1000",
@@ -37,12 +45,18 @@ STOPPED_SCRIPTS = {
 class Stake:
     """One job, and how it must end."""
 
-    submission_id: str
+    name: str  #: Of the file in which it counts its starts.
     kind: str
     status: str
     code: int | None = None
     starts: tuple[int, ...] = (1,)  #: How often it may have been started.
     acknowledged: bool = False
+    #: Its name, but for an anonymous one: that has the id which the answer told.
+    submission_id: str = ""
+    package: bytes = b""  #: What its environment is built from.
+
+    def __post_init__(self) -> None:
+        self.submission_id = self.submission_id or self.name
 
 
 class Workload:
@@ -61,6 +75,8 @@ class Workload:
         self.problems: list[str] = []
         #: When the latest fault was injected, on the clock of `time.monotonic`.
         self.injected_at = 0.0
+        #: What a job's message says that may have FAILED by the fault.
+        self.excuse: str | None = None
         #: Since the submission began, or the latest fault.
         self.longest_submission_s = 0.0
         self._folder = folder
@@ -84,8 +100,13 @@ class Workload:
         self.jobs.append(stake)
         task = asyncio.ensure_future(self._submit(stake, request))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return stake
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.problems.append(repr(task.exception()))
 
     def _new(self, kind: str) -> tuple[Stake, dict[str, Any]]:
         name = f"{kind}-{len(self.jobs)}-{self._mark}"
@@ -117,6 +138,13 @@ class Workload:
             script = f": < {self._folder}/gate; exit {HELD_CODE}"
             request["entrypoint_num_cpus"] = OWN_CPUS
             stake = Stake(name, kind, "FAILED", HELD_CODE)
+        elif kind == "packaged":  # no other job has its environment
+            script = f'[ "$(cat name)" = {name} ] || exit 99; exit {code}'
+            stake.package = package_of({"name": name})
+            request["runtime_env"] = {"working_dir": f"gcs://{package_name(stake.package)}"}
+        elif kind == "anonymous":  # nobody knows it but by the answer
+            script = f"exit {code}"
+            request = {"metadata": {STAKE: name}}
         else:
             script = STOPPED_SCRIPTS[kind]
             request["runtime_env"] = STOP_WAIT
@@ -125,9 +153,17 @@ class Workload:
         return stake, request
 
     async def _submit(self, stake: Stake, request: dict[str, Any]) -> None:
+        if stake.package:
+            path = f"/api/packages/gcs/{package_name(stake.package)}"
+            await self._until_accepted(stake, "PUT", path, data=stake.package)
         began = time.monotonic()
-        if await self._until_accepted(stake, "POST", "/api/jobs/", request):
-            stake.acknowledged = True
+        if stake.kind == "anonymous":
+            stake.acknowledged = await self._post_once(stake, request)
+        else:
+            stake.acknowledged = await self._until_accepted(
+                stake, "POST", "/api/jobs/", json=request
+            )
+        if stake.acknowledged:
             waited_s = time.monotonic() - max(began, self.injected_at)
             self.longest_submission_s = max(self.longest_submission_s, waited_s)
         if stake.kind == "stopped":
@@ -135,38 +171,48 @@ class Workload:
             await self.stop(stake)
 
     async def stop(self, stake: Stake) -> None:
-        await self._until_accepted(stake, "POST", f"/api/jobs/{stake.submission_id}/stop", None)
+        await self._until_accepted(stake, "POST", f"/api/jobs/{stake.submission_id}/stop")
 
-    async def _until_accepted(
-        self, stake: Stake, method: str, path: str, body: dict[str, Any] | None
-    ) -> bool:
+    async def _post_once(self, stake: Stake, request: dict[str, Any]) -> bool:
+        """Submit a job that has no id yet. Returns whether there is one, as far as is known.
+
+        Not again if there is no answer: who has no id can't tell whether that would be another job.
+        """
+        with contextlib.suppress(*NO_ANSWER):
+            async with self._session.post(f"{self.address}/api/jobs/", json=request) as response:
+                if response.status == 200:
+                    stake.submission_id = (await response.json())["submission_id"]
+                    return True
+                self._check_refusal(stake, response, await response.text())
+        return False
+
+    async def _until_accepted(self, stake: Stake, method: str, path: str, **body: Any) -> bool:
         """Send a request until it gets an answer that isn't "later". Returns whether it is good."""
         tried = False
         while True:
-            try:
-                async with self._session.request(
-                    method, self.address + path, json=body
-                ) as response:
+            with contextlib.suppress(*NO_ANSWER):
+                async with self._session.request(method, self.address + path, **body) as response:
                     text = await response.text()
-                    if response.status == 503:
-                        if "Retry-After" not in response.headers:
-                            self.problems.append(f"503 without Retry-After: {text}")
-                        await asyncio.sleep(RETRY_S)
-                    elif response.status == 200 or (tried and "already exists" in text):
+                    if response.status == 200 or (tried and "already exists" in text):
                         return True
-                    else:
-                        self.problems.append(f"{stake.submission_id}: {response.status} {text}")
+                    self._check_refusal(stake, response, text)
+                    if response.status != 503:
                         return False
-            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError):
-                await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(RETRY_S)
             tried = True
+
+    def _check_refusal(self, stake: Stake, response: aiohttp.ClientResponse, text: str) -> None:
+        if response.status != 503:
+            self.problems.append(f"{stake.name}: {response.status} {text}")
+        elif "Retry-After" not in response.headers:
+            self.problems.append(f"503 without Retry-After: {text}")
 
     async def pid(self, stake: Stake) -> int:
         """Return the pid of a job's shell once it runs."""
-        path = self._folder / f"{stake.submission_id}.pid"
+        path = self._folder / f"{stake.name}.pid"
         deadline = time.monotonic() + END_TIMEOUT_S
         while not path.exists():
-            assert time.monotonic() < deadline, f"{stake.submission_id} doesn't start"
+            assert time.monotonic() < deadline, f"{stake.name} doesn't start"
             await asyncio.sleep(RETRY_S)
         return int(path.read_text())
 
@@ -197,10 +243,14 @@ class Workload:
             await asyncio.sleep(RETRY_S)
 
     async def _any_live(self) -> bool:
-        async with self._session.get(f"{self.address}/api/jobs/") as response:
-            statuses = {each["submission_id"]: each["status"] for each in await response.json()}
+        """Return whether any job lives, also one whose client had no answer."""
         ends = ("SUCCEEDED", "FAILED", "STOPPED")
-        return any(statuses.get(each.submission_id) not in ends for each in self.jobs)
+        return any(each["status"] not in ends for each in await self._listed())
+
+    async def _listed(self) -> list[dict[str, Any]]:
+        async with self._session.get(f"{self.address}/api/jobs/") as response:
+            found: list[dict[str, Any]] = await response.json()
+            return [each for each in found if each["submission_id"] is not None]
 
     def _open_gate(self) -> None:
         try:
@@ -218,18 +268,28 @@ class Workload:
             right = info.get("status") == stake.status and starts in stake.starts
             if stake.code is not None and info.get("driver_exit_code") != stake.code:
                 right = False
+            if info.get("status") == "FAILED" and self.excuse is not None:
+                right = right or self.excuse in (info["message"] or "")
             if starts <= 1 and not right:
                 lost.append(
-                    f"{stake.submission_id}: {info.get('status')}, {starts} starts,"
+                    f"{stake.name}: {info.get('status')}, {starts} starts,"
                     f" {info.get('message')!r}, not {stake.status} {stake.code}"
                 )
-        return Verdict(len(jobs), lost, self.started_twice(), await orphans(), self.problems)
+        twice = self.started_twice() + await self._there_twice()
+        left = await asyncio.to_thread(orphans)
+        return Verdict(len(jobs), lost, twice, left, self.problems)
 
     def started_twice(self) -> list[str]:
-        return [each.submission_id for each in self.jobs if self._starts(each) > 1]
+        return [each.name for each in self.jobs if self._starts(each) > 1]
+
+    async def _there_twice(self) -> list[str]:
+        """Return what was submitted without an id, once, and has become several jobs."""
+        found = [(each["metadata"] or {}).get(STAKE) for each in await self._listed()]
+        anonymous = [each.name for each in self.jobs if each.kind == "anonymous"]
+        return [f"{name}: {found.count(name)} jobs" for name in anonymous if found.count(name) > 1]
 
     def _starts(self, stake: Stake) -> int:
-        path = self._folder / stake.submission_id
+        path = self._folder / stake.name
         return path.stat().st_size if path.exists() else 0
 
     async def abort(self) -> None:
@@ -244,22 +304,14 @@ class Workload:
         await self._session.close()
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What faults have cost."""
-
-    jobs: int
-    lost: list[str]  #: Not at their right end.
-    twice: list[str]  #: Started more than once.
-    orphans: list[str]  #: Processes of jobs that have ended.
-    problems: list[str]  #: Answers that no client should get.
+def package_of(files: dict[str, str]) -> bytes:
+    """Return a package for a `working_dir`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
 
 
-async def orphans() -> list[str]:
-    """Return the processes of jobs, which have all ended, that are still there in a while."""
-    deadline = time.monotonic() + ENDS_TIMEOUT_S
-    while True:
-        found = of_jobs()
-        if not found or time.monotonic() > deadline:
-            return found
-        await asyncio.sleep(RETRY_S)
+def package_name(package: bytes) -> str:
+    return f"_ray_pkg_{hashlib.sha1(package).hexdigest()}.zip"

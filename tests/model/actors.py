@@ -195,6 +195,8 @@ class Supervisors:
         self.nodes: list[Node] = []
         #: A new one takes so long to come to life at most.
         self.slowest_start_s = 0.5
+        #: Hears of one that Ray couldn't start.
+        self.on_failed_start: Callable[[], None] = lambda: None
         #: Of each of them, as `Actor.on_stale_order`.
         self.on_stale_order: Callable[[str], None] = lambda what: None
 
@@ -242,8 +244,16 @@ class Supervisors:
             process.kill()
         else:
             delay_s = self._rng.uniform(0, self.slowest_start_s)
-            self._loop.call_later(delay_s, actor.start, context=NOBODYS.copy())
+            start = functools.partial(self._start, actor, node)
+            self._loop.call_later(delay_s, start, context=NOBODYS.copy())
         return handle
+
+    def _start(self, actor: Actor, node: Node) -> None:
+        if node.starts_actors:
+            actor.start()
+        elif actor.process.is_alive:
+            self.on_failed_start()
+            actor.process.kill()
 
     def _place(self, options: dict[str, Any]) -> Node | None:
         strategy = options.get("scheduling_strategy")

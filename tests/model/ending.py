@@ -26,6 +26,7 @@ def come_to_rest(world: World) -> None:
     world.kv.resume()
     for node in world.nodes:
         node.slowest_fork_s = 0.005
+        node.starts_actors = True
     for zombie in world.zombies():
         zombie.process.kill()
     if not world.managers:

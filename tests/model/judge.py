@@ -66,6 +66,9 @@ class Judge:
             self.violations.append(f"{rule}: {what}")
             self._told(f"VIOLATION of {rule}: {what}")
 
+    def supervisor_died(self) -> None:
+        self.supervisor_deaths += 1
+
     def facts(self, key: Key) -> Facts:
         return self._facts.setdefault(key, Facts())
 

@@ -209,6 +209,8 @@ class Node:
         self.killed_zygotes = 0.03
         #: A fork takes so long at most, in seconds.
         self.slowest_fork_s = 0.005
+        #: Whether Ray can start actors here. It can't while its disk is full, say.
+        self.starts_actors = True
         self.log_grew = asyncio.Event()
         self._loop = loop
 

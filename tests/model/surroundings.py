@@ -14,6 +14,7 @@ from unittest import mock
 from ray_jobs import _ray, store
 from ray_jobs.manager import (
     actor,
+    adopting,
     environments,
     foreign,
     joblog,
@@ -137,7 +138,17 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
         "normalised_runtime_env": lambda given: given,
         "internal_env_vars": list,
     }
-    return [(actor, manager), (supervisors, actors), (recovery, collector), (_ray, cluster)]
+    folders = {
+        "attempt_path": lambda attempt: f"{WORK_DIR}/attempts/{attempt}",
+        "is_claimed": lambda directory: directory in here().folders,
+    }
+    return [
+        (actor, manager),
+        (adopting, folders),
+        (supervisors, actors),
+        (recovery, collector),
+        (_ray, cluster),
+    ]
 
 
 class AgentAddresses:

@@ -15,7 +15,8 @@ from tests.model.world import World
 @pytest.fixture
 def world() -> Iterator[World]:
     world = World(seed=1, warm=1, jobs_each=1)
-    world.head.short_jobs = 0.0
+    for node in world.nodes:
+        node.short_jobs = 0.0
     world.loop.run_for(1.0)
     yield world
     try:
@@ -33,6 +34,23 @@ def run_until_running(world: World, submission_id: str) -> JobRecord:
             return record
         world.loop.run_steps(1, world.loop.time() + 10)
     raise AssertionError("it never runs")
+
+
+def run_on_worker(world: World) -> JobRecord:
+    """Have a job run on the node that isn't the head. Ray places it."""
+    for number in range(10):
+        world.submit(f"job-{number}", {"entrypoint_num_cpus": 1.0})
+        record = run_until_running(world, f"job-{number}")
+        if record.driver_node_id != world.head.id:
+            world.loop.run_for(3.0)
+            return record
+    raise AssertionError("all are on the head")
+
+
+def kill_supervisors_of(world: World, attempt: str) -> None:
+    for actor in world.supervisors.alive():
+        if actor.instance is not None and attempt in actor.instance._attempts:
+            world.kill_supervisor(actor)
 
 
 def test_an_order_that_comes_late_starts_nothing_that_was_given_up(world: World) -> None:
@@ -105,3 +123,65 @@ def test_a_stop_that_was_only_recorded_is_delivered_by_the_next_manager(world: W
     world.call_weather.set()
     world.loop.run_for(12.0)
     assert attempt not in [keeper.attempt for keeper in world.running()]
+
+
+def test_a_job_outlives_any_number_of_supervisors(world: World) -> None:
+    world.submit("a", {})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(3.0)
+    for _ in range(50):
+        kill_supervisors_of(world, attempt)
+        world.loop.run_for(10.0)
+    assert attempt in [keeper.attempt for keeper in world.running()]
+
+
+def test_a_job_waits_for_an_adopter_as_long_as_its_node_lives(world: World) -> None:
+    """Ray can't start one there. A stop that is asked for meanwhile is delivered afterwards."""
+    record = run_on_worker(world)
+    [node] = [each for each in world.nodes if each.id == record.driver_node_id]
+    node.starts_actors = False
+    kill_supervisors_of(world, record.attempt)
+    world.loop.run_for(3600.0)
+    world.stop(record.submission_id)
+    world.loop.run_for(60.0)
+    assert not world.calls
+    assert record.attempt in [keeper.attempt for keeper in world.running()]
+    node.starts_actors = True
+    world.loop.run_for(30.0)
+    ended = world.judge.record(record.submission_id)
+    assert ended is not None
+    assert ended.status is JobStatus.STOPPED
+
+
+def test_a_job_without_an_adopter_ends_with_its_node(world: World) -> None:
+    record = run_on_worker(world)
+    [node] = [each for each in world.nodes if each.id == record.driver_node_id]
+    node.starts_actors = False
+    kill_supervisors_of(world, record.attempt)
+    world.loop.run_for(600.0)
+    world.kill_node(node)
+    world.loop.run_for(30.0)
+    ended = world.judge.record(record.submission_id)
+    assert ended is not None
+    assert (ended.status, ended.error_type) == (JobStatus.FAILED, "JOB_SUPERVISOR_ACTOR_DIED")
+
+
+def test_a_job_whose_mirror_two_managers_did_not_write_is_not_deleted(world: World) -> None:
+    """One dies between record and mirror of the beginning, the next one of the end."""
+    world.kv_weather.slowest_s = 0.0
+    deaths: list[str] = []
+
+    def die(moment: str, attempt: str) -> None:
+        if moment in ("PENDING", "end") and len(deaths) < 2 and world.manager:
+            deaths.append(moment)
+            world.manager.process.kill()
+
+    world.judge.on_moment = die
+    world.submit("a", {"entrypoint_num_cpus": 1.0})
+    world.loop.run_for(0.01)
+    world.stop("a")
+    world.loop.run_for(30.0)
+    assert deaths == ["PENDING", "end"]
+    record = world.judge.record("a")
+    assert record is not None
+    assert record.status is JobStatus.STOPPED

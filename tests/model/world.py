@@ -72,6 +72,7 @@ class World:
         self.judge.on_moment = self._moment
         #: What dies at the next moment of a kind.
         self._traps: dict[str, str] = {}
+        self.supervisors.on_failed_start = self.judge.supervisor_died
         self.supervisors.on_stale_order = lambda what: self.judge.claim(
             False, "rule 1", f"a supervisor obeys {what}"
         )
@@ -138,7 +139,7 @@ class World:
         processes += [actor.process for actor in self.managers if actor.process.is_alive]
         for process in processes:
             if process.node is node:
-                self.judge.supervisor_deaths += 1
+                self.judge.supervisor_died()
                 if node.is_head:  # those go before another head comes
                     process.kill()
                     continue
@@ -196,14 +197,9 @@ class World:
                 self.rng.uniform(0, 1.5), self.start_manager, context=NOBODYS.copy()
             )
 
-    @property
-    def may_have_two_managers(self) -> bool:
-        """Whether the KV is fast enough to fence one of them off (see `store.SETTLING_S`)."""
-        return not self.kv.is_stalled and not self.zombies()
-
     def kill_supervisor(self, actor: Actor) -> None:
         self.tell(f"{actor.process} is killed")
-        self.judge.supervisor_deaths += 1
+        self.judge.supervisor_died()
         actor.process.kill()
 
     def zombies(self) -> list[Actor]:

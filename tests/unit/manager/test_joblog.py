@@ -106,7 +106,7 @@ async def test_copy_that_cant_be_bounded_says_so_once(
     assert caplog.text.count("can't be bounded") == 1
 
 
-def test_log_of_a_deleted_job_is_not_a_new_ones(tmp_path: Path) -> None:
+async def test_log_of_a_deleted_job_is_not_a_new_ones(tmp_path: Path) -> None:
     """The manager was killed when it had recorded the new one."""
     logs = JobLogs(str(tmp_path))
     path = Path(logs.path("a"))
@@ -115,23 +115,23 @@ def test_log_of_a_deleted_job_is_not_a_new_ones(tmp_path: Path) -> None:
     )
     path.write_text("of a deleted job")
     os.utime(path, (time.time() - 5,) * 2)
-    logs.begin_if_missed(record)
+    await logs.begin_missed([record])
     assert "Runtime env is setting up" in path.read_text()
     [aside] = [each for each in tmp_path.iterdir() if each != path]
     assert aside.read_text() == "of a deleted job"
-    logs.begin_if_missed(record)  # by the next manager
+    await logs.begin_missed([record])  # by the next manager
     assert path.read_text().count("\n") == 1
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_times_of_logs_dont_tell_when_the_clock_was_set(tmp_path: Path) -> None:
+async def test_times_of_logs_dont_tell_when_the_clock_was_set(tmp_path: Path) -> None:
     logs = JobLogs(str(tmp_path))
     path = Path(logs.path("a"))
     # It was submitted now, when the clock was an hour ahead.
     now = submitted_now()
     record = msgspec.structs.replace(RECORD, **{**now, "start_time": now["start_time"] + 3_600_000})
     path.write_text("its own")
-    logs.begin_if_missed(record)
+    await logs.begin_missed([record])
     assert path.read_text() == "its own"
 
 

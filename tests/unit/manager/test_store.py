@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import msgspec
 import pytest
 
 from ray_jobs import store as store_module
+from ray_jobs.claims import EPOCH_PREFIX, KV_NAMESPACE
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
-from ray_jobs.records import MIRROR_FIELDS
-from ray_jobs.store import KvStore, Superseded
+from ray_jobs.records import MIRROR_FIELDS, encode_record
+from ray_jobs.store import RECORD_PREFIX, KvStore, Superseded
 
 from .memory_kv import RECORD, MemoryKv, claimed
 
@@ -159,3 +161,73 @@ async def test_predecessor_of_long_ago_is_fenced_off_too(kv: MemoryKv) -> None:
         await claimed(kv)
     with pytest.raises(Superseded):
         await old.create(RECORD)
+
+
+async def test_live_job_without_a_mirror_has_one_before_it_can_end(kv: MemoryKv) -> None:
+    """Its manager died between the two. Without one at its end, the job would seem deleted."""
+    old = await claimed(kv)
+    await old.create(RECORD)
+    await kv.delete(MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + "a")
+    assert await KvStore(kv, frozenset(MIRROR_FIELDS)).load() == [RECORD]  # a face's
+    assert not kv.mirror("a")
+    assert await (await claimed(kv)).load() == [RECORD]
+    assert kv.mirror("a")["status"] == "PENDING"
+
+
+@pytest.mark.parametrize("call", ["create", "write"])
+async def test_what_a_successor_may_not_have_read_is_not_told(kv: MemoryKv, call: str) -> None:
+    old = await claimed(kv)
+    if call == "write":
+        await old.create(RECORD)
+    key = RECORD_PREFIX + "a"
+    kv.is_held = lambda name, called, value: (name, called) == ("put", key)
+    running = msgspec.structs.replace(RECORD, status=JobStatus.RUNNING)
+    writing: asyncio.Future[Any] = asyncio.ensure_future(
+        old.create(RECORD) if call == "create" else old.write([running], [])
+    )
+    await kv.until(lambda: kv.calls.count(("put", key)) == (2 if call == "write" else 1))
+    await claimed(kv)
+    kv.let_through()
+    with pytest.raises(Superseded):
+        await writing
+
+
+async def test_predecessor_takes_no_step_after_one_that_took_long(kv: MemoryKv) -> None:
+    old = await claimed(kv)
+    ended = msgspec.structs.replace(RECORD, submission_id="b", status=JobStatus.FAILED)
+    await old.create(RECORD)
+    await old.create(ended)
+    kv.is_held = lambda call, key, value: (call, key) == ("delete", MIRROR_KEY_PREFIX + "b")
+    running = msgspec.structs.replace(RECORD, status=JobStatus.RUNNING)
+    writing = asyncio.ensure_future(old.write([running], ["b"]))
+    await kv.until(lambda: ("delete", MIRROR_KEY_PREFIX + "b") in kv.calls)
+    await claimed(kv)
+    kv.let_through()
+    with pytest.raises(Superseded):
+        await writing
+    assert kv.data[KV_NAMESPACE, RECORD_PREFIX + "a"] == encode_record(RECORD)
+    assert (KV_NAMESPACE, RECORD_PREFIX + "b") in kv.data
+
+
+async def test_predecessor_mirrors_nothing_after_a_record_that_took_long(kv: MemoryKv) -> None:
+    old = await claimed(kv)
+    kv.is_held = lambda call, key, value: (call, key) == ("put", RECORD_PREFIX + "a")
+    creating = asyncio.ensure_future(old.create(RECORD))
+    await kv.until(lambda: ("put", RECORD_PREFIX + "a") in kv.calls)
+    await claimed(kv)
+    kv.let_through()
+    with pytest.raises(Superseded):
+        await creating
+    assert not kv.mirror("a")
+
+
+async def test_quick_writes_are_not_looked_at_again(
+    kv: MemoryKv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FENCE_S", 60.0)
+    monkeypatch.setattr(store_module, "SETTLING_S", 60.0)
+    store = await claimed(kv)
+    await store.create(RECORD)
+    looks = [each for each in kv.calls if each[1].startswith(EPOCH_PREFIX)]
+    await store.write([msgspec.structs.replace(RECORD, status=JobStatus.FAILED)], [])
+    assert [each for each in kv.calls if each[1].startswith(EPOCH_PREFIX)] == looks

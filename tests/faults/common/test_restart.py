@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-import pytest
-
 from ray_jobs import DuplicateSubmissionId, JobSubmissionClient
 from ray_jobs.models import JobStatus
-from tests.cluster import plugin, running_cluster
+from tests.faults.common.modes import each_its_own
 from tests.faults.processes import titled
 
 IDS = [f"job-{number}" for number in range(8)]
 
 
-@pytest.fixture
-def client() -> Iterator[JobSubmissionClient]:
-    with (
-        plugin(enabled=True),
-        running_cluster(cpus=2) as cluster,
-        JobSubmissionClient(cluster.address) as client,
-    ):
-        yield client
-
-
+@each_its_own
 def test_each_id_is_one_job(client: JobSubmissionClient) -> None:
     """Some ids have a job already, some are submitted twice, all while the manager restarts."""
     known = client.submit_job(entrypoint="echo known", submission_id="known")

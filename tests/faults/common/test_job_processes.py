@@ -6,15 +6,15 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ray_jobs import JobSubmissionClient
-from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.campaign import Campaign, campaign, times
+from tests.cluster import Cluster
+from tests.faults.campaign import Campaign, campaign
+from tests.faults.common.modes import each_its_own
 from tests.faults.processes import parent_of, runs, send
+from tests.faults.table import times
 from tests.faults.workload import KILLED_CODE, Stake
 
 KINDS = ("held", "held", "quick", "short", "family", "stopped")
@@ -28,12 +28,7 @@ STUBBORN = ("deaf", "forking", "daemons")
 STOP_WAIT_S = 1.0
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with plugin(enabled=True), running_cluster(cpus=2) as cluster:
-        with JobSubmissionClient(cluster.address) as client:
-            client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
-        yield cluster
+pytestmark = each_its_own
 
 
 async def victim(run: Campaign) -> tuple[Stake, int]:

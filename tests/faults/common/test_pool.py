@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
-from tests.cluster import plugin, running_cluster
+from tests.faults.common.modes import Mode
 from tests.faults.processes import kill_titled, start_waiting_job, titled
+from tests.faults.supervisors import wait_for_idle_supervisors
 from tests.waiting import wait_until
 
-JOBS = 12
+JOBS = 6
 
 
-@pytest.fixture(scope="module", params=["each its own", "shared"])
-def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
-    env = {"RAY_JOBS_WARM_IDLE_S": "600"}  # only what is killed goes
-    if request.param == "shared":
-        env["RAY_JOBS_SUPERVISION"] = "dense"
-    with (
-        plugin(enabled=True),
-        running_cluster(env, cpus=2) as cluster,
-        JobSubmissionClient(cluster.address) as client,
-    ):
-        yield client
+def test_filled_up_though_nobody_asks(client: JobSubmissionClient, mode: Mode) -> None:
+    wait_for_idle_supervisors(mode.idle)
+    killed = kill_titled("ray::JobSupervisor")
+    wait_for_idle_supervisors(mode.idle, besides=killed)
 
 
 def test_killed_supervisors_and_manager(client: JobSubmissionClient, tmp_path: Path) -> None:
@@ -50,8 +41,8 @@ def test_killed_supervisors_and_manager(client: JobSubmissionClient, tmp_path: P
 
 def test_new_manager_keeps_the_pool(client: JobSubmissionClient, tmp_path: Path) -> None:
     job_id, _ = start_waiting_job(client, tmp_path)
-    before = set(titled("ray::JobSupervisor"))
     kill_titled("ray::JobManager")
+    before = set(titled("ray::JobSupervisor"))  # nobody ends any for being spare
     for _ in range(5):
         client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
     assert before <= set(titled("ray::JobSupervisor"))

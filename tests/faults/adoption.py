@@ -1,0 +1,102 @@
+"""Jobs whose supervisors are killed: they are adopted as if nothing had been."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ray_jobs import JobSubmissionClient
+from ray_jobs.models import JobStatus
+from tests.faults.gated import Gate, GatedJob
+from tests.faults.judging import judged
+from tests.faults.processes import runs, send
+from tests.faults.supervisors import supervisors_of
+from tests.faults.table import Row, report
+from tests.waiting import wait_until
+
+#: From the death of a job's supervisor until another one has it, so that a stop gets through.
+ADOPTED_S = 3.0
+END_TIMEOUT_S = 30.0
+
+
+class Adoption:
+    """Jobs that wait for a word, while what supervises them is killed. A context manager.
+
+    Args:
+        path: Where a pipe is made.
+        inside: The command that runs another one on the jobs' host, if it isn't this one.
+        options: Of each submission.
+    """
+
+    def __init__(
+        self,
+        client: JobSubmissionClient,
+        path: Path,
+        count: int,
+        *,
+        inside: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        self._client = client
+        self._gate = Gate(path)
+        self._count = count
+        self._inside = inside
+        self._options = options
+        self._jobs: list[GatedJob] = []
+        self._stopped: list[GatedJob] = []
+        self._killed_at = 0.0
+        self._adopted_s: float | None = None
+
+    def __enter__(self) -> Adoption:
+        self._gate.__enter__()
+        self._jobs = self._gate.start(self._client, self._count, **self._options)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.__exit__()
+
+    def supervisors(self) -> set[int]:
+        """Return the pids of those that have these jobs."""
+        return supervisors_of({job.keeper for job in self._jobs}, self._inside)
+
+    def kill(self, pids: Collection[int]) -> None:
+        assert pids
+        self._killed_at = time.monotonic()
+        for pid in pids:
+            send(pid)
+
+    def check_stops(self, count: int) -> None:
+        """Check that so many can be stopped, in time, and that the others don't notice."""
+        self._stopped, others = self._jobs[:count], self._jobs[count:]
+        with ThreadPoolExecutor(count) as threads:
+            assert all(threads.map(lambda job: self._client.stop_job(job.id), self._stopped))
+        for job in self._stopped:
+            info = self._client.wait_until_finish(job.id, timeout=END_TIMEOUT_S)
+            assert info.status is JobStatus.STOPPED, info.message
+        self._adopted_s = time.monotonic() - self._killed_at
+        assert self._adopted_s < ADOPTED_S
+        assert all(job.runs() for job in others)
+
+    def check_ends(self) -> None:
+        """Let the others end. Check codes, logs, and that each ended after that and before now."""
+        others = self._jobs[len(self._stopped) :]
+        opened_ms = time.time() * 1000
+        self._gate.open(len(others))
+        wait_until(lambda: not any(runs(job.keeper) for job in others), "ends", END_TIMEOUT_S)
+        now_ms = time.time() * 1000
+        for job in others:
+            info = self._client.wait_until_finish(job.id, timeout=END_TIMEOUT_S)
+            assert info.end_time is not None
+            assert opened_ms - 1 <= info.end_time <= now_ms
+            assert self._client.get_job_logs(job.id).splitlines()[1:] == [f"pid {job.shell}"]
+
+    def report(self, fault: str) -> None:
+        """Put the outcome into the table of faults, and check it."""
+        ends: dict[str, tuple[JobStatus, int | None]] = {
+            job.id: (JobStatus.FAILED, job.code) for job in self._jobs
+        }
+        ends |= {job.id: (JobStatus.STOPPED, None) for job in self._stopped}
+        report(Row(fault, 1, judged(self._client, ends), notice_s=self._adopted_s))

@@ -1,0 +1,151 @@
+"""The table of faults: each injected at many random moments under a workload of many kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.faults.actor_killer import OWN, POOLED, actor_killer
+from tests.faults.campaign import BACK_WITHIN_S, KINDS, READ_WITHIN_S, Campaign, campaign
+from tests.faults.common.modes import Mode
+from tests.faults.processes import kill_titled, named, runs, send, titled
+from tests.faults.supervisors import (
+    MANAGER,
+    SUPERVISOR,
+    busy_supervisors,
+    idle_supervisors,
+    wait_for_idle_supervisors,
+)
+from tests.faults.table import times
+
+#: From SIGTERM to the end of a supervisor's process, which Ray ends in order.
+TERMINATED_S = 5.0
+RETRY_S = 0.02
+
+
+def kill_manager(_: Campaign) -> bool:
+    return bool(kill_titled(MANAGER))
+
+
+def kill_supervisors(_: Campaign) -> bool:
+    return bool(kill_titled(SUPERVISOR))
+
+
+async def kill_one_supervisor(run: Campaign) -> bool:
+    return await send_to_one(run, signal.SIGKILL) is not None
+
+
+async def terminate_one_supervisor(run: Campaign) -> bool:
+    pid = await send_to_one(run, signal.SIGTERM)
+    if pid is None:
+        return False
+    began = time.monotonic()
+    while runs(pid):
+        assert time.monotonic() - began < TERMINATED_S, "it doesn't end"
+        await asyncio.sleep(RETRY_S)
+    run.note(time.monotonic() - began)
+    return True
+
+
+async def send_to_one(run: Campaign, signum: signal.Signals) -> int | None:
+    """Send a signal to a supervisor with jobs, the next time to one without. Returns its pid."""
+    which = idle_supervisors if run.injected % 2 else busy_supervisors
+    pids = await asyncio.to_thread(which)
+    if not pids:
+        return None
+    pid = run.rng.choice(pids)
+    send(pid, signum)
+    return pid
+
+
+def kill_zygotes(_: Campaign) -> bool:
+    pids = named("ray-jobs-zygote")
+    for pid in pids:
+        send(pid)
+    return bool(pids)
+
+
+def kill_both(run: Campaign) -> bool:
+    if not titled(MANAGER) or not titled(SUPERVISOR):
+        return False
+    for title in run.rng.sample((MANAGER, SUPERVISOR), 2):
+        kill_titled(title)
+    return True
+
+
+class Fault(NamedTuple):
+    """What is done to a cluster, how often, and with which pauses (seconds)."""
+
+    name: str
+    inject: Callable[[Campaign], Awaitable[bool] | bool]
+    times: int
+    pause_s: tuple[float, float]
+
+
+#: Some have a supervisor of their own, which connects to the zygote anew.
+OWN_KINDS = (*KINDS, "own", "placed", "placed")
+#: Such a supervisor costs half a second of CPU.
+OWN_RATE = 4.0
+
+FAULTS = [
+    # Now and then before it is back, mostly after.
+    Fault("manager killed", kill_manager, 6, (0.2, 4.0)),
+    Fault("a supervisor killed, busy and idle in turn", kill_one_supervisor, 10, (0.1, 1.5)),
+    Fault("all supervisors killed", kill_supervisors, 4, (0.5, 4.0)),
+    Fault("SIGTERM to a supervisor, in turn", terminate_one_supervisor, 6, (0.1, 1.5)),
+    Fault("the zygote killed", kill_zygotes, 12, (0.1, 0.7)),
+    Fault("manager and all supervisors killed", kill_both, 4, (0.5, 6.0)),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+async def test_fault(
+    cluster: Cluster, supervision: str, mode: Mode, tmp_path: Path, fault: Fault
+) -> None:
+    async with campaign(
+        f"{fault.name} ({supervision})",
+        cluster.address,
+        tmp_path,
+        kinds=OWN_KINDS,
+        rate=OWN_RATE,
+        read_within_s=READ_WITHIN_S,
+        back_within_s=BACK_WITHIN_S,
+    ) as run:
+        await run.inject(lambda: fault.inject(run), times(fault.times), fault.pause_s)
+    wait_for_idle_supervisors(mode.idle)
+
+
+async def test_supervisors_ended_in_order(
+    cluster: Cluster, supervision: str, mode: Mode, tmp_path: Path
+) -> None:
+    """Ray kills the children of a worker then: keepers aren't among them."""
+    with actor_killer(cluster) as killer:
+        async with campaign(
+            f"a supervisor ended by ray.kill ({supervision})",
+            cluster.address,
+            tmp_path,
+            kinds=(*KINDS, "placed"),
+            rate=OWN_RATE,
+            read_within_s=READ_WITHIN_S,
+            back_within_s=BACK_WITHIN_S,
+        ) as run:
+
+            async def own_one_runs(_: int) -> None:
+                await run.workload.pid(run.workload.begin("own"))
+
+            async def kill_one_of_each() -> bool:
+                hits = []
+                for kind in (OWN, POOLED):
+                    choice = run.rng.randrange(1000)
+                    hits.append(await asyncio.to_thread(killer.kill_one, kind, choice))
+                return all(hits)
+
+            await run.inject(kill_one_of_each, times(4), (0.1, 1.0), own_one_runs)
+    wait_for_idle_supervisors(mode.idle)
