@@ -49,8 +49,8 @@ def become_subreaper() -> None:
 
 def keep(connection: socket.socket, raylet: Raylet, zygote: str) -> None:
     """Run a keeper: the whole life of a forked child of the zygote."""
-    os.setsid()
     libc.prctl(PR_SET_NAME, KEEPER_NAME, 0, 0, 0)
+    os.setsid()
     become_subreaper()
     line = read_line(connection)
     if line is not None:

@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ class Node:
 
     def zygote(self) -> int:
         """Return its pid."""
-        [pid] = named("ray-jobs-zygote", str(self.folder))
+        [pid] = zygotes(self.folder)
         return pid
 
     def adopt(self, attempt: str) -> tuple[KeeperClient, dict[str, Any]]:
@@ -142,6 +143,17 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
+def zygotes(folder: Path) -> list[int]:
+    """Return the pids of the zygotes of a folder."""
+    found = []
+    for pid in named("ray-jobs-zygote", str(folder)):
+        # Not who has just been forked, and will be a keeper.
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == pid:
+                found.append(pid)
+    return found
+
+
 def processes_in(folder: Path) -> list[str]:
     """Return the processes whose working directory is a folder: of the jobs that work there."""
     found = []
@@ -160,17 +172,22 @@ def session_folder(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """The session's folder of a node with a process that stands in for its raylet."""
+    import ray
+
     from ray_jobs.supervisor import actor, node
 
     folder = tmp_path_factory.mktemp("n")
     (folder / "logs").mkdir()
     monkeypatch.setattr(node, "session_dir", lambda: str(folder))
     monkeypatch.setattr(actor, "logs_dir", lambda: str(folder / "logs"))
+    # Asking the real one would start a cluster.
+    context = SimpleNamespace(gcs_address="127.0.0.1:6379")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     with subprocess.Popen(["sleep", "300"]) as raylet:
         monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
         yield folder
         raylet.kill()
-    wait_until(lambda: not named("ray-jobs-zygote", str(folder)), "its zygotes are gone")
+    wait_until(lambda: not zygotes(folder), "its zygotes are gone")
 
 
 def supervisor_order(attempt: str, entrypoint: str) -> dict[str, Any]:

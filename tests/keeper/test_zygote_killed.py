@@ -15,15 +15,11 @@ import pytest
 from ray_jobs.keeper import zygote_source
 from ray_jobs.supervisor import actor, node
 from ray_jobs.supervisor.actor import JobSupervisor
-from tests.faults.processes import named, send
+from tests.faults.processes import send
 
-from .conftest import supervisor_order
+from .conftest import supervisor_order, zygotes
 
 TIMEOUT_S = 20.0
-
-
-def zygotes(folder: Path) -> list[int]:
-    return named("ray-jobs-zygote", str(folder))
 
 
 def order(attempt: str, folder: Path) -> dict[str, Any]:
