@@ -6,7 +6,7 @@ nodes where ray_jobs isn't installed.
 One *zygote* per node listens on a Unix socket and forks a *keeper* per job. A keeper is the parent
 of the entrypoint and a subreaper: whatever the job starts, in sessions of its own too, stays below
 it and ends with it. It outlives the supervisor that asked for it; another one finds it by its
-control socket, and its outcome in the status file.
+control socket, and its outcome in the status file. What a killed keeper leaves, the zygote ends.
 
 Protocol, one JSON object a line. To the zygote: a spawn order. To a keeper: `{"op": "stop",
 "signal": 15, "wait_s": 3.0}`. From a keeper: the status record, once on connection and once at the
@@ -14,7 +14,8 @@ end. Its `state` is one of
   running           the entrypoint runs
   exited            it ended, and every process that it started is gone
   failed_to_start   it could not be executed
-  exists            (answer to a spawn order only) this attempt was started before
+  exists            (answer to a spawn order only) this attempt was started before, or given up
+Who connects to the zygote's other socket gets a line once nothing is left of killed keepers.
 """
 
 from __future__ import annotations

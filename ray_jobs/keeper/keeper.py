@@ -10,12 +10,18 @@ import errno
 import json
 import os
 import select
-import signal
 import time
 
 from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
 from ray_jobs.keeper.entrypoint import explained, start_entrypoint
-from ray_jobs.keeper.processes import descendants, kill_descendants, send_signal
+from ray_jobs.keeper.processes import (
+    Process,
+    below,
+    identity_of,
+    kill_all,
+    send_signal,
+    watch_children,
+)
 from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted
 
 TYPE_CHECKING = False  # typing's own would cost every keeper its memory
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 
 STATUS_FILE = "status.json"
 CONTROL_SOCKET = "control.sock"
+#: A link that leads nowhere: its text says who has begun the attempt.
+KEEPER_LINK = "keeper"
 STATUS_BYTES = 2048
 #: With so little room left on the disk under its log, a job is told that the log may be cut off.
 LITTLE_ROOM_BYTES = 64 * 1024
@@ -85,36 +93,47 @@ class Raylet:
 
 
 class Keeper:
-    def __init__(self, order: dict[str, Any], connection: socket.socket, raylet: Raylet) -> None:
+    """See the package.
+
+    Args:
+        zygote: The name of the socket of who forked it.
+    """
+
+    def __init__(
+        self, order: dict[str, Any], connection: socket.socket, raylet: Raylet, zygote: str
+    ) -> None:
         self.order = order
         self.raylet = raylet
         self.directory = order["directory"]
         self.connections = {connection.fileno(): (connection, bytearray())}
-        self.status: dict[str, Any] = {"state": "starting", "attempt": order["attempt"]}
+        self.status: dict[str, Any] = {
+            "state": "starting",
+            "attempt": order["attempt"],
+            "zygote": zygote,
+        }
         self.entrypoint_pid: int | None = None
         self.exit_code: int | None = None
         self.stop_deadline: float | None = None
         self.stop_signal = 0
         #: Who has had the stop signal.
-        self.signalled: set[int] = set()
+        self.signalled: set[Process] = set()
         self.kill_deadline: float | None = None
         self.childless = False
 
     def run(self) -> None:
         try:
-            os.mkdir(self.directory, 0o700)
+            self.claim()
+            self.make_status_file()
         except FileExistsError:
             self.broadcast({"state": "exists", "attempt": self.order["attempt"]})
             return
-        try:
-            self.claim_status_file()
         except OSError as error:  # a full disk
             error = explained(error, "status file of the job in " + self.directory)
             self.broadcast({**self.status, "state": "failed_to_start", "error": str(error)})
             return
         self.listener = listen(self.directory, CONTROL_SOCKET, 16)
         self.listener.setblocking(False)
-        self.wake_fd = self.catch_child_signals()
+        self.wake_fd, _ = watch_children()
         try:
             self.entrypoint_pid = self.start()
         except OSError as error:
@@ -122,14 +141,19 @@ class Keeper:
             self.write_status()
             self.broadcast(self.status)
             return
-        self.status.update(state="running", pid=self.entrypoint_pid, started_at_ms=wall_ms())
         started_boot_ms = boot_ms()
+        self.status.update(
+            state="running",
+            pid=self.entrypoint_pid,
+            started_at_ms=wall_ms(),
+            started_boot_ms=started_boot_ms,
+        )
         self.write_status()
         self.broadcast(self.status)
         try:
             self.loop()
         except Exception as error:  # noqa: BLE001 - nothing may outlive its keeper
-            kill_descendants()
+            kill_all(self.descendants)
             self.status.update(state="lost", error=f"keeper: {error}")
             self.write_status()
             self.broadcast(self.status)
@@ -148,15 +172,14 @@ class Keeper:
         self.write_status()
         self.broadcast(self.status)
 
-    def catch_child_signals(self) -> int:
-        read_fd, write_fd = os.pipe()
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
-        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        return read_fd
+    def claim(self) -> None:
+        """Make the attempt this one's. Raises FileExistsError if it is another's."""
+        os.mkdir(self.directory, 0o700)
+        # Who finds the folder without the link makes it: this attempt isn't begun then.
+        pid, start = identity_of(os.getpid())
+        os.symlink(f"{pid} {start} {BOOT_ID}", os.path.join(self.directory, KEEPER_LINK))
 
-    def claim_status_file(self) -> None:
+    def make_status_file(self) -> None:
         """Make the status file, with all the blocks that it will need. Raises OSError."""
         path = os.path.join(self.directory, STATUS_FILE)
         self.status_fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -209,7 +232,7 @@ class Keeper:
             if self.exit_code is not None and self.stop_deadline is None:
                 self.begin_killing()
             if self.kill_deadline is not None:
-                kill_descendants()
+                kill_all(self.descendants)
                 self.reap()
                 if self.childless:
                     return
@@ -309,6 +332,10 @@ class Keeper:
 
     def pass_stop_on(self) -> None:
         """Send the stop signal to all below who haven't had it."""
-        new = descendants() - self.signalled
+        new = self.descendants() - self.signalled
         self.signalled |= new
-        send_signal(new, self.stop_signal)
+        for process in new:
+            send_signal(process, self.stop_signal)
+
+    def descendants(self) -> set[Process]:
+        return below([os.getpid()])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_ORDER_BYTES = 64 * 1024 * 1024
 #: An order fits nearly always; more would be memory of its own for each keeper.
 READ_BYTES = 64 * 1024
+#: Behind the name of a zygote's socket: the one where it tells that no orphan is left.
+ORPHANS_SUFFIX = ".orphans"
 
 
 @contextlib.contextmanager

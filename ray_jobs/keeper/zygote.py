@@ -1,4 +1,9 @@
-"""The zygote: forks a keeper per job. Standard library only."""
+"""The zygote: forks a keeper per job, and ends what a keeper leaves that is killed.
+
+It is a subreaper, as each of its keepers: what a keeper that dies had below it becomes the
+zygote's. So a child of the zygote that is no keeper is an orphan of a dead one. Standard library
+only.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,23 @@ import json
 import os
 import select
 import signal
-import socket
+import time
 
-from ray_jobs.keeper.keeper import Keeper, Raylet
-from ray_jobs.keeper.sockets import encode, listen, peer_is_trusted, read_line, short_path
+from ray_jobs.keeper.keeper import KILL_GIVE_UP_S, Keeper, Raylet
+from ray_jobs.keeper.processes import Process, below, kill_all, watch_children
+from ray_jobs.keeper.sockets import (
+    ORPHANS_SUFFIX,
+    encode,
+    listen,
+    peer_is_trusted,
+    read_line,
+    short_path,
+)
+
+TYPE_CHECKING = False  # typing's own would cost every keeper its memory
+if TYPE_CHECKING:
+    import socket
+    from typing import NoReturn
 
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
@@ -24,62 +42,173 @@ KEEPER_NAME = b"ray-jobs-keeper"
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def keep(connection: socket.socket, raylet: Raylet) -> None:
-    """Run a keeper: the whole life of a forked child of the zygote."""
-    os.setsid()
-    libc.prctl(PR_SET_NAME, KEEPER_NAME, 0, 0, 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def become_subreaper() -> None:
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    # Ray makes its workers the first victims of the kernel's OOM killer. The keeper must outlive
-    # its job, to report it; lowering the score needs privileges.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("0")
+
+
+def keep(connection: socket.socket, raylet: Raylet, zygote: str) -> None:
+    """Run a keeper: the whole life of a forked child of the zygote."""
+    libc.prctl(PR_SET_NAME, KEEPER_NAME, 0, 0, 0)
+    os.setsid()
+    become_subreaper()
     line = read_line(connection)
     if line is not None:
-        Keeper(json.loads(line), connection, raylet).run()
+        Keeper(json.loads(line), connection, raylet, zygote).run()
 
 
-def serve(listener: socket.socket, lock_fd: int, raylet: Raylet) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the kernel
-    poller = select.poll()
-    poller.register(listener, select.POLLIN)
-    raylet.register(poller)
-    gc.collect()
-    gc.freeze()
-    while not raylet.dead:
-        ready = {fd for fd, _ in poller.poll(raylet.timeout_ms())}
-        if raylet.is_dead(ready):
-            return
-        if listener.fileno() not in ready:
-            continue
+def is_childless() -> bool:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+        return False
+    return True
+
+
+class Zygote:
+    """See the module.
+
+    Args:
+        orphans_listener: Who connects here gets a line once no orphan is left.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        listener: socket.socket,
+        orphans_listener: socket.socket,
+        lock_fd: int,
+        raylet: Raylet,
+    ) -> None:
+        self.name = name
+        self.listener = listener
+        self.orphans_listener = orphans_listener
+        self.lock_fd = lock_fd
+        self.raylet = raylet
+        self.wake_fds = watch_children()
+        self.keepers: set[int] = set()
+        #: Orphans that it may not kill: somebody else's.
+        self.out_of_reach: set[int] = set()
+        self.waiters: list[socket.socket] = []
+
+    def serve(self) -> None:
+        """Fork keepers until the raylet is dead, then stay until the last one has ended its job."""
+        poller = select.poll()
+        for readable in (self.listener, self.orphans_listener, self.wake_fds[0]):
+            poller.register(readable, select.POLLIN)
+        self.raylet.register(poller)
+        while not self.raylet.dead:
+            ready = {fd for fd, _ in poller.poll(self.raylet.timeout_ms())}
+            self.raylet.is_dead(ready)
+            self.attend_to_orphans(ready)
+            if self.listener.fileno() in ready and not self.raylet.dead:
+                self.accept()
+        poller.unregister(self.listener)
+        if self.raylet.fd is not None:
+            poller.unregister(self.raylet.fd)
+        deadline = time.monotonic() + KILL_GIVE_UP_S
+        while self.keepers or self.orphans():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            ready = {fd for fd, _ in poller.poll(left_s * 1000)}
+            self.attend_to_orphans(ready)
+
+    # --- orphans ----------------------------------------------------------------------------------
+
+    def orphans(self) -> set[Process]:
+        """Return what dead keepers have left, with all that is below."""
+        return below([os.getpid()], without=self.keepers | self.out_of_reach)
+
+    def attend_to_orphans(self, ready: set[int]) -> None:
+        """Look for orphans if there may be some: a keeper or an orphan has died, somebody asks."""
+        looks = False
+        if self.wake_fds[0] in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.wake_fds[0], 4096)
+            looks = self.reap()
+        if self.orphans_listener.fileno() in ready:
+            looks = self.accept_waiter() or looks
+        # Those that are killed wake it again.
+        if looks and not self.kill_orphans():
+            self.answer_waiters()
+
+    def kill_orphans(self) -> bool:
+        """Kill all orphans. Returns whether there were some."""
+        while True:
+            found, out_of_reach = kill_all(self.orphans)
+            if not out_of_reach:
+                return bool(found)
+            self.out_of_reach |= out_of_reach
+
+    def reap(self) -> bool:
+        """Take the exit statuses of children. Returns whether orphans may have come or gone."""
+        looks = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return looks
+            if pid == 0:
+                return looks
+            # A keeper that leaves a child, or is killed, doesn't end with 0.
+            looks = looks or status != 0 or pid not in self.keepers
+            self.keepers.discard(pid)
+            self.out_of_reach.discard(pid)
+
+    def accept_waiter(self) -> bool:
         try:
-            connection, _ = listener.accept()
+            waiter, _ = self.orphans_listener.accept()
         except OSError:  # it went away again
-            continue
+            return False
+        if not peer_is_trusted(waiter):
+            waiter.close()
+            return False
+        self.waiters.append(waiter)
+        return True
+
+    def answer_waiters(self) -> None:
+        for waiter in self.waiters:
+            with contextlib.suppress(OSError):
+                waiter.sendall(b"\n")
+            waiter.close()
+        self.waiters.clear()
+
+    # --- keepers ----------------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:  # it went away again
+            return
         with connection:
             if not peer_is_trusted(connection):
-                continue
+                return
             try:
                 pid = os.fork()
             except OSError as error:
                 message = {"state": "failed_to_start", "error": f"fork: {error}"}
                 with contextlib.suppress(OSError):
                     connection.sendall(encode(message))
-                continue
+                return
             if pid == 0:
-                listener.close()
-                os.close(lock_fd)
-                code = 1
-                try:
-                    keep(connection, raylet)
-                    code = 0
-                except Exception as error:  # noqa: BLE001 - told to who gave the order
-                    message = {"state": "failed_to_start", "error": f"keeper: {error}"}
-                    with contextlib.suppress(OSError):
-                        connection.sendall(encode(message))
-                finally:
-                    os._exit(code)
+                self.become_keeper(connection)
+            self.keepers.add(pid)
+
+    def become_keeper(self, connection: socket.socket) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for each in (self.listener, self.orphans_listener, *self.waiters):
+                each.close()
+            for fd in (self.lock_fd, *self.wake_fds):
+                os.close(fd)
+            keep(connection, self.raylet, self.name)
+        except Exception as error:  # noqa: BLE001 - told to who gave the order
+            message = {"state": "failed_to_start", "error": f"keeper: {error}"}
+            with contextlib.suppress(OSError):
+                connection.sendall(encode(message))
+        finally:
+            os._exit(0 if is_childless() else 1)
 
 
 def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
@@ -94,12 +223,22 @@ def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
+    orphans_listener = listen(directory, name + ORPHANS_SUFFIX, 1024)
     listener = listen(directory, name, 1024)
     if os.fork() != 0:
         return
     os.setsid()
     libc.prctl(PR_SET_NAME, ZYGOTE_NAME, 0, 0, 0)
+    become_subreaper()
+    # Ray makes its workers the first victims of the kernel's OOM killer. A keeper must outlive its
+    # job, to report it; lowering the score needs privileges. Keepers inherit it.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("0")
     os.chdir("/")
-    serve(listener, lock_fd, Raylet(raylet_pid))
-    with short_path(directory, name) as path, contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    zygote = Zygote(name, listener, orphans_listener, lock_fd, Raylet(raylet_pid))
+    gc.collect()
+    gc.freeze()
+    zygote.serve()
+    for each in (name, name + ORPHANS_SUFFIX):
+        with short_path(directory, each) as path, contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -25,7 +25,7 @@ from ray_jobs.manager.leads import Lead, Services
 from ray_jobs.manager.placing import MAX_PLACEMENTS, Placing
 from ray_jobs.manager.pool import Member
 from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
-from ray_jobs.manager.times import now_ms
+from ray_jobs.manager.times import by_our_clocks, now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
@@ -249,7 +249,8 @@ class Runner:
                 call = functools.partial(lead.seat.call, "wait", record.attempt)
             try:
                 outcome = await self._outcome(lead.seat, record, call)
-                if outcome["state"] == "unknown":  # by an adopter, which may not start it
+                # By an adopter, which may not start it, or a keeper that was killed before it did.
+                if outcome["state"] == "unknown":
                     raise NeverStarted
                 return outcome
             except ActorDiedError as error:
@@ -264,7 +265,12 @@ class Runner:
         self, seat: Seat, record: JobRecord, call: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any]:
         """Wait for the end of an attempt, and of the copy of its log."""
-        ended = asyncio.ensure_future(patiently(call))
+
+        async def reported() -> dict[str, Any]:
+            # The copy of the log may be whole much later.
+            return by_our_clocks(await patiently(call))
+
+        ended = asyncio.ensure_future(reported())
         try:
             is_whole = record.on_head or await self._services.logs.copy_remote(record, seat, ended)
             outcome: dict[str, Any] = await ended

@@ -1,8 +1,9 @@
 """Times of jobs that are right though the wall clock was stepped meanwhile.
 
 A record has both: when its job was submitted by the wall clock, and by the clock of the machine
-since its boot. How long ago that was, and so when it ended, is taken from the second. Where that
-can't be (the head has been booted since, or is another machine), the wall clock is all there is.
+since its boot. How long ago that was, and so when it ended, is taken from the second; a job that
+ended on another machine has its supervisor say how long ago. Where that can't be (the head has been
+booted since, or is another machine), the head's wall clock is all there is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,22 @@ BOOTED_AT_MS = wall_ms() - boot_ms()
 def submitted_now() -> dict[str, Any]:
     """Return the fields of a new record that tell when it was submitted."""
     return {"start_time": wall_ms(), "boot_id": BOOT_ID, "submitted_boot_ms": boot_ms()}
+
+
+def by_our_clocks(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a supervisor's report, which has just come, with its end by this machine's clocks.
+
+    Those of the machine where the job ran need not agree, its wall clock neither.
+    """
+    ago_ms = report.get("ended_ago_ms")  # not of earlier versions
+    if ago_ms is None or report["boot_id"] == BOOT_ID:
+        return report
+    return {
+        **report,
+        "boot_id": BOOT_ID,
+        "ended_boot_ms": boot_ms() - ago_ms,
+        "ended_at_ms": wall_ms() - ago_ms,
+    }
 
 
 def age_ms(record: JobRecord) -> int | None:

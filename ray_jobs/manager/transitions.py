@@ -154,13 +154,13 @@ def _ended(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRecord
 
 
 def ended_ms(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> int:
-    """Return when an attempt ended, by its keeper's report.
+    """Return when an attempt ended, by its report (see `times.by_our_clocks`).
 
-    On the machine where it was submitted, by that machine's clock since its boot: the wall clock
-    may have been set meanwhile.
+    By the clock since its boot of the machine where it was submitted: the wall clock may have been
+    set meanwhile.
     """
-    on_same_machine = record.boot_id and outcome.get("boot_id") == record.boot_id
-    if on_same_machine and record.start_time is not None:
+    on_same_clock = record.boot_id and outcome.get("boot_id") == record.boot_id
+    if on_same_clock and record.start_time is not None:
         return int(record.start_time + outcome["ended_boot_ms"] - record.submitted_boot_ms)
     return int(outcome.get("ended_at_ms") or now_ms)
 

@@ -30,22 +30,24 @@ from ray_jobs.supervisor.node import (
     claim,
     connect_to_zygote,
     connect_unix,
+    dated,
     entrypoint_argv,
     entrypoint_env,
     forget,
     is_claimed,
-    kill_marked,
+    keeper_is_gone,
     logs_dir,
+    never_begins,
     read_status,
     read_text,
     stop_settings,
     work_dir,
 )
+from ray_jobs.supervisor.orphans import kill_left
 
 logger = logging.getLogger(__name__)
 
-#: How long a keeper may take from claiming its attempt to listening.
-KEEPER_START_TIMEOUT_S = 5.0
+#: Between two looks for a keeper that has claimed its attempt and doesn't listen yet.
 KEEPER_RETRY_S = 0.02
 #: How many zygotes are asked for a keeper, each killed before it has forked one.
 MAX_SPAWNS = 10
@@ -157,9 +159,10 @@ class JobSupervisor:
         if attempt.bounding is not None:
             # Who is told of the end finds the log within its bound: this actor may be ended then.
             await asyncio.wait([attempt.bounding])
-        if attempt.status.get("code") == 0:
-            return attempt.status
-        return {**attempt.status, "log_tail": last_lines(attempt.log_path)}
+        status = dated(attempt.status, self._surroundings.boot_id)
+        if status.get("code") == 0:
+            return status
+        return {**status, "log_tail": last_lines(attempt.log_path)}
 
     async def stop_attempt(self, epoch: int, attempt_id: str) -> None:
         """Send the stop signal, and SIGKILL after the wait time. No-op if it has ended."""
@@ -220,7 +223,7 @@ class JobSupervisor:
             attempt.writer.write(json.dumps(order).encode() + b"\n")
             await attempt.finished.wait()
         if attempt is None or attempt.status["state"] != "exited":
-            await asyncio.to_thread(kill_marked, attempt_id)
+            await asyncio.to_thread(kill_left, attempt_id)
         await self.release([attempt_id])
 
     async def release(self, attempt_ids: Sequence[str]) -> None:
@@ -314,7 +317,6 @@ class JobSupervisor:
 
     async def _attach(self, attempt: Attempt) -> None:
         """Connect to the keeper of a claimed attempt, or find how it ended."""
-        deadline = time.monotonic() + KEEPER_START_TIMEOUT_S
         while True:
             try:
                 reader, writer = await connect_unix(attempt.directory, CONTROL_SOCKET)
@@ -324,12 +326,17 @@ class JobSupervisor:
                     return
             except (FileNotFoundError, ConnectionError):
                 logger.debug("No keeper answers for %s.", attempt.id)
-            state = read_status(attempt.directory).get("state", "starting")
-            # A keeper that has just claimed the attempt doesn't listen yet.
-            if state != "starting" or time.monotonic() > deadline:
+            if never_begins(attempt.directory):
+                attempt.status = {"state": "unknown"}
                 break
+            # In this order: the status is the keeper's last word.
+            is_gone = keeper_is_gone(attempt.directory)
+            status = read_status(attempt.directory)
+            if is_gone or status.get("state", "starting") != "starting":
+                attempt.status = await self._outcome_without_keeper(attempt)
+                break
+            # It has just claimed the attempt, and doesn't listen yet.
             await asyncio.sleep(KEEPER_RETRY_S)
-        attempt.status = await self._outcome_without_keeper(attempt)
         attempt.finished.set()
         # It may have written while nobody looked.
         self._begin_bounding(attempt)
@@ -373,7 +380,7 @@ class JobSupervisor:
         status = read_status(attempt.directory)
         if status.get("state") in ("exited", "failed_to_start", "lost"):
             return status
-        await asyncio.to_thread(kill_marked, attempt.id)
+        await asyncio.to_thread(kill_left, attempt.id)
         return {**status, "state": "lost", "error": "The job's keeper process was killed."}
 
     def _send_stop(self, attempt: Attempt) -> None:

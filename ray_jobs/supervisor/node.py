@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -24,22 +23,25 @@ from typing import Any
 
 import ray
 
+from ray_jobs.keeper.clock import boot_ms, read_boot_id
+from ray_jobs.keeper.processes import Process, ends_within, has_ended, identity_of
 from ray_jobs.keeper.sockets import short_path
 
 logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
 CONTROL_SOCKET = "control.sock"
+KEEPER_LINK = "keeper"
+#: What the link says of an attempt that no keeper may begin.
+NOBODY = "nobody"
 #: Written by the manager into the head's folder. A node that sees it shares the head's files, on
 #: one machine or on a network disk, and its logs need no copy.
 HEAD_TOKEN_FILE = "head-token"
-#: Marks every process of an attempt, so that they are found when their keeper was killed.
+#: Marks the processes of an attempt, so that they are found when keeper and zygote were killed.
 ATTEMPT_ENV_VAR = "RAY_JOBS_ATTEMPT"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
 DEFAULT_STOP_WAIT_S = 3
 MAX_STOP_WAIT_S = 10 * 365 * 24 * 3600
-#: A killed process may be held up in the kernel, by a dead network disk.
-DEATH_TIMEOUT_S = 5.0
 ZYGOTE_START_TIMEOUT_S = 20.0
 ZYGOTE_RETRY_S = 0.02
 #: What the interpreter of the zygote needs of this environment, which may be a job's own.
@@ -78,7 +80,9 @@ def raylet_pid() -> int:
 def raylet_lives() -> bool:
     """Return whether this node's raylet runs, or can't be told not to."""
     try:
-        return not ends_within(raylet_pid(), 0)
+        return not ends_within(identity_of(raylet_pid()), 0)
+    except ProcessLookupError:
+        return False
     except OSError:  # the kernel can't tell
         return True
 
@@ -121,9 +125,14 @@ async def connect_to_zygote(
                 raise
         if not raylet_lives():
             await asyncio.Event().wait()
-        await asyncio.get_running_loop().run_in_executor(
-            None, start_zygote, source, directory, name
-        )
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                None, start_zygote, source, directory, name
+            )
+        except subprocess.CalledProcessError as error:
+            if error.returncode > 0 or time.monotonic() > deadline:
+                raise
+            continue  # it was killed
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
             return await connect_unix(directory, name)
         # Another supervisor is about to start it; there is no event to wait for across
@@ -132,7 +141,10 @@ async def connect_to_zygote(
 
 
 def start_zygote(source: str, directory: str, name: str) -> None:
-    """Start this node's zygote and return once it listens. Blocking."""
+    """Start this node's zygote and return once it listens. Blocking.
+
+    Raises CalledProcessError if it can't be started, or is killed before it listens.
+    """
     # The interpreter below a virtual environment: it must outlive the job's environment.
     python = getattr(sys, "_base_executable", None) or sys.executable
     subprocess.run(
@@ -167,6 +179,7 @@ class Surroundings:
         self.niceness = node_niceness()
         self.cwd = os.getcwd()
         self.gcs_address = str(ray.get_runtime_context().gcs_address)
+        self.boot_id = read_boot_id()
 
 
 def entrypoint_env(order: dict[str, Any], surroundings: Surroundings) -> dict[str, str]:
@@ -262,6 +275,49 @@ def is_claimed(directory: str) -> bool:
     return os.path.isdir(directory)
 
 
+def never_begins(directory: str) -> bool:
+    """Return whether a claimed attempt hasn't been begun, and make sure then that it never is."""
+    if read_status(directory):  # of an earlier version's keeper too, which makes no link
+        return False
+    link = os.path.join(directory, KEEPER_LINK)
+    try:
+        os.symlink(NOBODY, link)
+    except FileExistsError:
+        # A keeper starts nothing before there is a status.
+        return os.readlink(link) == NOBODY or (
+            keeper_is_gone(directory) and not read_status(directory)
+        )
+    return True
+
+
+def keeper_of(directory: str) -> Process | None:
+    """Return the keeper that has begun an attempt.
+
+    None if there was none, or it is one of an earlier version's or of another boot's.
+    """
+    try:
+        pid, start, *boot = os.readlink(os.path.join(directory, KEEPER_LINK)).split(" ")
+    except (OSError, ValueError):  # ValueError: nobody
+        return None
+    return (int(pid), int(start)) if boot == [read_boot_id()] else None
+
+
+def keeper_is_gone(directory: str) -> bool:
+    """Return whether the keeper that has begun an attempt has ended."""
+    keeper = keeper_of(directory)
+    return keeper is None or has_ended(keeper)
+
+
+def dated(status: dict[str, Any], boot_id: str) -> dict[str, Any]:
+    """Return a status that tells how long ago its attempt ended, if that is known.
+
+    Other machines' wall clocks may be other than this one's.
+    """
+    if not boot_id or status.get("boot_id") != boot_id:
+        return status
+    return {**status, "ended_ago_ms": max(0, boot_ms() - status["ended_boot_ms"])}
+
+
 def forget(directory: str) -> None:
     """Remove an attempt's folder. No-op if there is none."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -282,58 +338,3 @@ def read_status(directory: str) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return status
-
-
-def kill_marked(attempt: str) -> None:
-    """Kill every process of an attempt whose keeper is gone. Returns once they are. Blocking.
-
-    Stopped first, until a look finds nothing new: what forks for ever would outrun the killing.
-    """
-    marker = f"{ATTEMPT_ENV_VAR}={attempt}".encode()
-    found: set[int] = set()
-    while True:
-        new = {pid for pid in processes_with(marker) if pid not in found}
-        for pid in new:
-            send_signal(pid, signal.SIGSTOP)
-        if not new:
-            break
-        found |= new
-    for pid in found:
-        send_signal(pid, signal.SIGKILL)
-    deadline = time.monotonic() + DEATH_TIMEOUT_S
-    for pid in found:
-        with contextlib.suppress(OSError):  # before Linux 5.3
-            ends_within(pid, deadline - time.monotonic())
-
-
-def ends_within(pid: int, timeout_s: float) -> bool:
-    """Wait for the end of a process that isn't a child. Blocking.
-
-    Raises OSError where the kernel can't tell.
-    """
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        return bool(poller.poll(max(0.0, timeout_s) * 1000))
-    finally:
-        os.close(fd)
-
-
-def processes_with(variable: bytes) -> list[int]:
-    """Return the pids of processes that were started with an environment variable `NAME=value`."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
-                if variable in file.read().split(b"\0"):
-                    found.append(int(entry))
-    return found
-
-
-def send_signal(pid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signum)

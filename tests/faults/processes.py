@@ -12,6 +12,8 @@ from ray_jobs import JobSubmissionClient
 from tests.waiting import wait_until
 
 ATTEMPT_VARIABLE = b"RAY_JOBS_ATTEMPT="
+#: Seconds. Nothing else on the machine sleeps for so long.
+UNMARKED_SLEEP = 31415926
 
 
 def processes() -> Iterator[Path]:
@@ -96,15 +98,33 @@ def in_session(session: int) -> list[int]:
     return found
 
 
-def of_jobs(attempt: bytes = b"") -> list[str]:
-    """Return the processes of jobs, by what each job's processes have in their environment.
+def unmarked(number: int = 0) -> str:
+    """Return a command of a workload's job that runs until it is killed.
+
+    It has lost its parent, its session, and what each job's processes have in their environment.
+
+    Args:
+        number: By which it is told from others.
+    """
+    return f"(env -i setsid sleep {UNMARKED_SLEEP}.{number:05d} &)"
+
+
+def of_jobs(attempt: bytes = b"", number: int | None = None) -> list[str]:
+    """Return the processes of jobs, by what they have in their environment or sleep for.
 
     Args:
         attempt: The only one that is looked for.
+        number: The only one of the `unmarked` that is looked for. Without one, all are, unless an
+            attempt is named.
     """
+    sleep = f"sleep\0{UNMARKED_SLEEP}.".encode()
+    if number is not None:
+        sleep += b"%05d\0" % number
     found = []
     for entry in processes():
         with contextlib.suppress(OSError):
-            if ATTEMPT_VARIABLE + attempt in (entry / "environ").read_bytes():
-                found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
+            command = (entry / "cmdline").read_bytes()
+            sleeps = command.startswith(sleep) and (number is not None or not attempt)
+            if sleeps or ATTEMPT_VARIABLE + attempt in (entry / "environ").read_bytes():
+                found.append(f"{entry.name}: {command!r}")
     return found

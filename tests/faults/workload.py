@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from tests.faults.judging import orphans
+from tests.faults.processes import of_jobs, unmarked
 from tests.faults.table import Verdict
 
 RETRY_S = 0.05
@@ -39,6 +40,8 @@ STOPPED_SCRIPTS = {
     "forking": "trap '' TERM; f() { (trap '' TERM; sleep 0.05; f) & }; f; f; sleep 1000",
     "daemons": "trap '' TERM; (setsid sh -c '(setsid sleep 999 &); sleep 999' &); sleep 999",
 }
+#: Those that also start a process that only its number tells from the machine's others.
+UNMARKED_KINDS = ("held", "family", "daemons")
 
 
 @dataclasses.dataclass
@@ -50,6 +53,7 @@ class Stake:
     status: str
     code: int | None = None
     starts: tuple[int, ...] = (1,)  #: How often it may have been started.
+    number: int | None = None  #: Of its process without a mark, if it has one.
     acknowledged: bool = False
     #: Its name, but for an anonymous one: that has the id which the answer told.
     submission_id: str = ""
@@ -112,7 +116,9 @@ class Workload:
         name = f"{kind}-{len(self.jobs)}-{self._mark}"
         path = f"{self._folder}/{name}"
         # It counts its starts, and tells the pid of its shell at once, not bit by bit.
-        started = f"printf x >> {path}; echo $$ > {path}.new; mv {path}.new {path}.pid"
+        started = (
+            f"printf x >> {path}; echo $$ $RAY_JOBS_ATTEMPT > {path}.new; mv {path}.new {path}.pid"
+        )
         code = self._rng.choice((0, 0, 0, 3))
         stake = Stake(name, kind, "FAILED" if code else "SUCCEEDED", code)
         request: dict[str, Any] = {"submission_id": name}
@@ -149,6 +155,9 @@ class Workload:
             script = STOPPED_SCRIPTS[kind]
             request["runtime_env"] = STOP_WAIT
             stake = Stake(name, kind, "STOPPED", starts=(0, 1))
+        if kind in UNMARKED_KINDS:
+            stake.number = len(self.jobs)
+            started = f"{unmarked(stake.number)}; {started}"
         request["entrypoint"] = f"{started}; {script}"
         return stake, request
 
@@ -209,12 +218,20 @@ class Workload:
 
     async def pid(self, stake: Stake) -> int:
         """Return the pid of a job's shell once it runs."""
-        path = self._folder / f"{stake.name}.pid"
+        path = self._pid_file(stake)
         deadline = time.monotonic() + END_TIMEOUT_S
         while not path.exists():
             assert time.monotonic() < deadline, f"{stake.name} doesn't start"
             await asyncio.sleep(RETRY_S)
-        return int(path.read_text())
+        return int(path.read_text().split()[0])
+
+    def left_of(self, stake: Stake) -> list[str]:
+        """Return the processes of a job that has run."""
+        attempt = self._pid_file(stake).read_text().split()[1]
+        return of_jobs(attempt.encode(), stake.number)
+
+    def _pid_file(self, stake: Stake) -> Path:
+        return self._folder / f"{stake.name}.pid"
 
     async def info(self, stake: Stake) -> dict[str, Any]:
         async with self._session.get(f"{self.address}/api/jobs/{stake.submission_id}") as response:

@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ray_jobs import keeper
-from tests.waiting import wait_for_line
+from ray_jobs.keeper.sockets import ORPHANS_SUFFIX
+from tests.faults.processes import named, processes
+from tests.waiting import wait_for_line, wait_until
 
 TIMEOUT_S = 10.0
 
@@ -55,11 +58,12 @@ class Node:
         self.log = folder / "job.log"
         self._clients: list[KeeperClient] = []
 
-    def start_zygote(self, env: dict[str, str] | None = None) -> None:
+    def start_zygote(self, env: dict[str, str] | None = None, command: Sequence[str] = ()) -> None:
+        """Start a zygote, by a command that runs the rest of its arguments if there is one."""
         source = keeper.zygote_source()
         arguments = [str(self.folder), "zygote", str(self.raylet.pid)]
         subprocess.run(
-            [sys.executable, "-I", "-S", "-c", source, *arguments],
+            [*command, sys.executable, "-I", "-S", "-c", source, *arguments],
             check=True,
             timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,
@@ -94,6 +98,16 @@ class Node:
         client.send(**order)
         return client, client.read()
 
+    def wait_for_orphans(self) -> None:
+        """Return once the zygote says that nothing is left of dead keepers."""
+        client = self.connect(self.folder / ("zygote" + ORPHANS_SUFFIX))
+        assert client.connection.recv(1), "the zygote went away"
+
+    def zygote(self) -> int:
+        """Return its pid."""
+        [pid] = zygotes(self.folder)
+        return pid
+
     def adopt(self, attempt: str) -> tuple[KeeperClient, dict[str, Any]]:
         client = self.connect(self.folder / attempt / keeper.CONTROL_SOCKET)
         return client, client.read()
@@ -110,12 +124,14 @@ class Node:
 
 
 @contextlib.contextmanager
-def running_node(folder: Path, env: dict[str, str] | None = None) -> Iterator[Node]:
-    """Run a zygote, with more environment variables if there are any."""
+def running_node(
+    folder: Path, env: dict[str, str] | None = None, command: Sequence[str] = ()
+) -> Iterator[Node]:
+    """Run a zygote. See `Node.start_zygote`."""
     raylet = subprocess.Popen(["sleep", "300"])
     node = Node(folder, raylet)
     try:
-        node.start_zygote(env)
+        node.start_zygote(env, command)
         yield node
     finally:
         node.close()
@@ -125,3 +141,71 @@ def running_node(folder: Path, env: dict[str, str] | None = None) -> Iterator[No
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with running_node(tmp_path_factory.mktemp("n")) as node:
         yield node
+
+
+def zygotes(folder: Path) -> list[int]:
+    """Return the pids of the zygotes of a folder."""
+    found = []
+    for pid in named("ray-jobs-zygote", str(folder)):
+        # Not who has just been forked, and will be a keeper.
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == pid:
+                found.append(pid)
+    return found
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Return the processes whose working directory is a folder: of the jobs that work there."""
+    found = []
+    for entry in processes():
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").readlink() == folder:
+                found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()!r}")
+    return found
+
+
+# --- supervisors, which import Ray ----------------------------------------------------------------
+
+
+@pytest.fixture
+def session_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The session's folder of a node with a process that stands in for its raylet."""
+    import ray
+
+    from ray_jobs.supervisor import actor, node
+
+    folder = tmp_path_factory.mktemp("n")
+    (folder / "logs").mkdir()
+    monkeypatch.setattr(node, "session_dir", lambda: str(folder))
+    monkeypatch.setattr(actor, "logs_dir", lambda: str(folder / "logs"))
+    # Asking the real one would start a cluster.
+    context = SimpleNamespace(gcs_address="127.0.0.1:6379")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    with subprocess.Popen(["sleep", "300"]) as raylet:
+        monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
+        yield folder
+        raylet.kill()
+    wait_until(lambda: not zygotes(folder), "its zygotes are gone")
+
+
+def supervisor_order(attempt: str, entrypoint: str) -> dict[str, Any]:
+    """Return a manager's order to run an attempt."""
+    return {
+        "attempt": attempt,
+        "entrypoint": entrypoint,
+        "log_name": f"{attempt}.log",
+        "log_header": "",
+        "fresh_log": False,
+        "max_log_bytes": None,
+        "stop_requested": False,
+        "command_prefix": [],
+        "env_vars": {},
+        "env": {},
+        "default_env": {},
+        "drop_env": [],
+        "keeps_omp_num_threads": True,
+        "num_cpus": 0,
+        "stop_env": {},
+    }

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +15,15 @@ import pytest
 from ray_jobs.keeper import zygote_source
 from ray_jobs.supervisor import actor, node
 from ray_jobs.supervisor.actor import JobSupervisor
-from tests.faults.processes import named, send
-from tests.waiting import wait_until
+from tests.faults.processes import send
+
+from .conftest import supervisor_order, zygotes
 
 TIMEOUT_S = 20.0
 
 
-@pytest.fixture
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    """The session's folder of a node with a process that stands in for its raylet."""
-    folder = tmp_path_factory.mktemp("n")
-    (folder / "logs").mkdir()
-    monkeypatch.setattr(node, "session_dir", lambda: str(folder))
-    monkeypatch.setattr(actor, "logs_dir", lambda: str(folder / "logs"))
-    with subprocess.Popen(["sleep", "300"]) as raylet:
-        monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
-        yield folder
-        raylet.kill()
-    wait_until(lambda: not zygotes(folder), "its zygotes are gone")
-
-
-def zygotes(folder: Path) -> list[int]:
-    return named("ray-jobs-zygote", str(folder))
-
-
 def order(attempt: str, folder: Path) -> dict[str, Any]:
-    return {
-        "attempt": attempt,
-        "entrypoint": f"printf x >> {folder}/{attempt}; exit 3",
-        "log_name": f"{attempt}.log",
-        "log_header": "",
-        "fresh_log": False,
-        "max_log_bytes": None,
-        "stop_requested": False,
-        "command_prefix": [],
-        "env_vars": {},
-        "env": {},
-        "default_env": {},
-        "drop_env": [],
-        "keeps_omp_num_threads": True,
-        "num_cpus": 0,
-        "stop_env": {},
-    }
+    return supervisor_order(attempt, f"printf x >> {folder}/{attempt}; exit 3")
 
 
 class Killer:
@@ -92,34 +57,68 @@ class Killer:
 
 @pytest.mark.parametrize("after_order", [False, True])
 async def test_another_is_asked(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, after_order: bool
+    session_folder: Path, monkeypatch: pytest.MonkeyPatch, after_order: bool
 ) -> None:
-    killer = Killer(folder, 3, after_order=after_order)
+    killer = Killer(session_folder, 3, after_order=after_order)
     monkeypatch.setattr(actor, "connect_to_zygote", killer.connect)
     supervisor = JobSupervisor(zygote_source())
-    outcome = await asyncio.wait_for(supervisor.run(1, order("a", folder)), TIMEOUT_S)
+    outcome = await asyncio.wait_for(supervisor.run(1, order("a", session_folder)), TIMEOUT_S)
     assert killer.left == 0
     assert (outcome["state"], outcome["code"]) == ("exited", 3)
-    assert (folder / "a").read_text() == "x"  # started once
+    assert (session_folder / "a").read_text() == "x"  # started once
 
 
 async def test_an_attempt_that_is_claimed_is_not_ordered_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    session_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the keeper was forked, and killed before its first word."""
-    killer = Killer(folder, 1, after_order=True)
+    killer = Killer(session_folder, 1, after_order=True)
     monkeypatch.setattr(actor, "connect_to_zygote", killer.connect)
-    monkeypatch.setattr(actor, "KEEPER_START_TIMEOUT_S", 0.1)
     supervisor = JobSupervisor(zygote_source())
     assert node.claim(node.attempt_dir("a"))
-    outcome = await asyncio.wait_for(supervisor.run(1, order("a", folder)), TIMEOUT_S)
-    assert outcome["state"] == "lost"
-    assert not (folder / "a").exists()
+    outcome = await asyncio.wait_for(supervisor.run(1, order("a", session_folder)), TIMEOUT_S)
+    assert outcome["state"] == "unknown"
+    assert not (session_folder / "a").exists()
 
 
-async def test_it_is_given_up_after_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killer = Killer(folder, 1000, after_order=False)
+async def test_it_is_given_up_after_many(
+    session_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killer = Killer(session_folder, 1000, after_order=False)
     monkeypatch.setattr(actor, "connect_to_zygote", killer.connect)
     monkeypatch.setattr(actor, "MAX_SPAWNS", 2)
+    supervisor = JobSupervisor(zygote_source())
     with pytest.raises(ConnectionError, match="2 times"):
-        await asyncio.wait_for(JobSupervisor(zygote_source()).run(1, order("a", folder)), TIMEOUT_S)
+        await asyncio.wait_for(supervisor.run(1, order("a", session_folder)), TIMEOUT_S)
+
+
+def interpreter(folder: Path, deaths: int, death: str) -> str:
+    """Return a Python that dies so many times before it does anything."""
+    for number in range(deaths):
+        (folder / f"death{number}").touch()
+    path = folder / "python"
+    path.write_text(
+        f"#!/bin/sh\nfor each in {folder}/death*; do [ -e $each ] && rm $each && {death}; done\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+async def test_one_that_is_killed_before_it_listens_is_started_again(
+    session_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "_base_executable", interpreter(session_folder, 2, "kill -9 $$"))
+    supervisor = JobSupervisor(zygote_source())
+    outcome = await asyncio.wait_for(supervisor.run(1, order("a", session_folder)), TIMEOUT_S)
+    assert not list(session_folder.glob("death*"))
+    assert (outcome["state"], outcome["code"]) == ("exited", 3)
+
+
+async def test_one_that_cannot_be_started_is_given_up(
+    session_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "_base_executable", interpreter(session_folder, 1, "exit 7"))
+    supervisor = JobSupervisor(zygote_source())
+    with pytest.raises(subprocess.CalledProcessError, match="7"):
+        await asyncio.wait_for(supervisor.run(1, order("a", session_folder)), TIMEOUT_S)

@@ -79,6 +79,16 @@ class Keeper:
             return
         self.node.folders[self.directory] = {}
         self.node.keepers.append(self)
+        self.node.later(self.node.fork_s(), self._link)
+
+    def _link(self) -> None:
+        if not self.is_alive:
+            return
+        if self.directory in self.node.given_up:
+            self._tell({"state": "exists", "attempt": self.attempt})
+            self._leave()
+            return
+        self.node.begun.add(self.directory)
         self.node.later(self.node.fork_s(), self._begin)
 
     def _begin(self) -> None:
@@ -201,6 +211,10 @@ class Node:
         self.now_ms = now_ms
         #: What the status file of each attempt's folder says; empty before it is written.
         self.folders: dict[str, dict[str, Any]] = {}
+        #: Of the folders: those that a keeper has made its own after it made them, and those that
+        #: none may any more.
+        self.begun: set[str] = set()
+        self.given_up: set[str] = set()
         self.logs: dict[str, bytes] = {}
         self.keepers: list[Keeper] = []
         #: How many of the jobs end by themselves within a moment.
@@ -271,7 +285,17 @@ class Node:
     def forget(self, directory: str) -> None:
         self.folders.pop(directory, None)
 
-    def kill_marked(self, attempt: str) -> None:
+    def never_begins(self, directory: str) -> bool:
+        if self.folders.get(directory):
+            return False
+        if directory not in self.begun:
+            self.given_up.add(directory)
+        return directory in self.given_up or self.keeper_is_gone(directory)
+
+    def keeper_is_gone(self, directory: str) -> bool:
+        return not any(each.is_alive and each.directory == directory for each in self.keepers)
+
+    def kill_left(self, attempt: str) -> None:
         for keeper in self.keepers:
             if keeper.attempt == attempt:
                 keeper._end_if_it_runs(-SIGKILL)

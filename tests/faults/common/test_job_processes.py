@@ -13,7 +13,7 @@ import pytest
 from tests.cluster import Cluster
 from tests.faults.campaign import Campaign, campaign
 from tests.faults.common.modes import each_its_own
-from tests.faults.processes import parent_of, runs, send
+from tests.faults.processes import parent_of, send
 from tests.faults.table import times
 from tests.faults.workload import KILLED_CODE, Stake
 
@@ -55,7 +55,7 @@ async def test_keeper_killed(cluster: Cluster, tmp_path: Path) -> None:
         await until_failed(run, stake, "keeper")
         noticed_s = time.monotonic() - began
         run.note(noticed_s)
-        assert not runs(pid)
+        assert not run.workload.left_of(stake)
         assert noticed_s < NOTICED_S
 
     async with campaign("a keeper killed", cluster.address, tmp_path, kinds=KINDS) as run:
@@ -70,6 +70,7 @@ async def test_shell_killed(cluster: Cluster, tmp_path: Path) -> None:
         send(pid)
         await until_failed(run, stake, f"exit code {KILLED_CODE}")
         run.note(time.monotonic() - began)
+        assert not run.workload.left_of(stake)
 
     async with campaign(
         "the entrypoint's shell killed", cluster.address, tmp_path, kinds=KINDS
@@ -94,7 +95,7 @@ async def test_child_killed(cluster: Cluster, tmp_path: Path, which: str) -> Non
 async def test_job_that_does_not_want_to_end(cluster: Cluster, tmp_path: Path, kind: str) -> None:
     async def stop_it() -> None:
         stake = run.workload.begin(kind)
-        pid = await run.workload.pid(stake)
+        await run.workload.pid(stake)
         await asyncio.sleep(run.rng.uniform(0, 0.3))
         began = time.monotonic()
         await run.workload.stop(stake)
@@ -102,7 +103,7 @@ async def test_job_that_does_not_want_to_end(cluster: Cluster, tmp_path: Path, k
         late_s = time.monotonic() - began - STOP_WAIT_S
         run.note(late_s)
         assert info["status"] == "STOPPED"
-        assert not runs(pid)
+        assert not run.workload.left_of(stake)
         assert late_s < NOTICED_S
 
     async with campaign(f"stop: {kind}", cluster.address, tmp_path, kinds=("quick",)) as run:

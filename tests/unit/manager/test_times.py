@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,7 +15,15 @@ import pytest
 
 from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
 from ray_jobs.manager import times, transitions
-from ray_jobs.manager.times import age_ms, ended_boot_ms, now_ms, submitted_now, waited_s
+from ray_jobs.manager.runner import Runner
+from ray_jobs.manager.times import (
+    age_ms,
+    by_our_clocks,
+    ended_boot_ms,
+    now_ms,
+    submitted_now,
+    waited_s,
+)
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
 
@@ -87,18 +97,66 @@ def test_ends_are_as_far_apart_as_they_were(boot_id: str, monkeypatch: pytest.Mo
     assert ended_boot_ms(ended[1]) - first == 2
 
 
-def test_end_on_another_machine_is_what_its_keeper_says() -> None:
-    record = job()
-    outcome = {
+def report_of_another_machine(**fields: Any) -> dict[str, Any]:
+    """Return a report of a worker node whose wall clock is an hour off."""
+    return {
         "state": "exited",
         "code": 0,
-        "ended_at_ms": (record.start_time or 0) + 7,
+        "ended_at_ms": wall_ms() + HOUR_MS,
         "ended_boot_ms": 1,
         "boot_id": "another",
+        **fields,
     }
-    ended = transitions.concluded(record, outcome, now_ms(record))
+
+
+@pytest.mark.parametrize("step_ms", [0, HOUR_MS, -HOUR_MS])
+def test_end_on_another_machine_is_so_long_ago_as_it_says(step_ms: int) -> None:
+    record = old_job(60_000, step_ms)
+    report = by_our_clocks(report_of_another_machine(ended_ago_ms=7_000))
+    ended = transitions.concluded(record, report, now_ms(record))
+    assert ended is not None
+    assert 0 <= (ended.end_time or 0) - (ended.start_time or 0) - 53_000 < SLACK_MS
+
+
+def test_end_on_another_machine_of_a_job_of_another_boot() -> None:
+    """The head was started again meanwhile: its wall clock is all there is, not the worker's."""
+    record = job(boot_id="a former one", start_time=wall_ms() - 60_000, submitted_boot_ms=10**12)
+    report = by_our_clocks(report_of_another_machine(ended_ago_ms=7_000))
+    ended = transitions.concluded(record, report, now_ms(record))
+    assert ended is not None
+    assert abs((ended.end_time or 0) - wall_ms() + 7_000) < SLACK_MS
+
+
+def test_report_of_an_earlier_version_is_taken_at_its_word() -> None:
+    record = job()
+    report = report_of_another_machine(ended_at_ms=(record.start_time or 0) + 7)
+    assert by_our_clocks(report) == report
+    ended = transitions.concluded(record, report, now_ms(record))
     assert ended is not None
     assert ended.end_time == (record.start_time or 0) + 7
+
+
+def test_report_of_this_machine_needs_no_change() -> None:
+    report = report_of_another_machine(boot_id=BOOT_ID, ended_ago_ms=3)
+    assert by_our_clocks(report) == report
+
+
+async def test_copy_of_a_log_does_not_put_off_the_end() -> None:
+    """The report comes long before the log is whole."""
+    copied_s = 0.3
+
+    async def copy_remote(_: Any, __: Any, ended: asyncio.Future[Any]) -> bool:
+        await asyncio.wait([ended])
+        await asyncio.sleep(copied_s)
+        return True
+
+    async def report() -> dict[str, Any]:
+        return report_of_another_machine(ended_ago_ms=0)
+
+    services: Any = SimpleNamespace(journal=None, logs=SimpleNamespace(copy_remote=copy_remote))
+    seat: Any = None
+    outcome = await Runner(services)._outcome(seat, job(on_head=False), report)
+    assert boot_ms() - outcome["ended_boot_ms"] >= copied_s * 1000
 
 
 @pytest.mark.parametrize("step_ms", [0, HOUR_MS, -HOUR_MS])
