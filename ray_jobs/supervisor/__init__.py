@@ -7,8 +7,8 @@ that it runs on nodes and in environments where ray_jobs isn't installed.
 from __future__ import annotations
 
 from ray_jobs import channel, growth, log_holes
-from ray_jobs.keeper import sockets
+from ray_jobs.keeper import files, sockets
 from ray_jobs.supervisor import actor, attempt, bounding, logs, node
 
 #: What is shipped by value.
-MODULES = (sockets, channel, growth, log_holes, logs, attempt, bounding, node, actor)
+MODULES = (files, sockets, channel, growth, log_holes, logs, attempt, bounding, node, actor)
