@@ -27,6 +27,8 @@ HEAD_TIMEOUT_S = 30.0
 KEEPALIVE_TIMEOUT_S = 75.0
 #: And by then while others are refused.
 CROWDED_HEAD_TIMEOUT_S = 3.0
+#: And one whose client doesn't get on with TLS. Until then it isn't seen here.
+TLS_HANDSHAKE_TIMEOUT_S = 5.0
 #: Connections that the kernel keeps until they are accepted.
 BACKLOG = 1024
 #: Connections that asyncio accepts in one step (it takes its own backlog for that). It may have
@@ -63,8 +65,13 @@ def _is_no_malformed_request(record: logging.LogRecord) -> bool:
 class Connections:
     """The gateway's connections: who is let in, and who must go."""
 
-    def __init__(self, head_timeout_s: float = HEAD_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
+        handshake_timeout_s: float = TLS_HANDSHAKE_TIMEOUT_S,
+    ) -> None:
         self._head_timeout_s = head_timeout_s
+        self._handshake_timeout_s = handshake_timeout_s
         #: Those that have sent a request, and since when the others are there.
         self._served: set[object] = set()
         self._seen_at: dict[RequestHandler, float] = {}
@@ -104,6 +111,7 @@ class Connections:
             lambda: _Door(make_handler, self._turn_away),
             sock=listener,
             ssl=tls,
+            ssl_handshake_timeout=self._handshake_timeout_s if tls else None,
             backlog=ACCEPTED_AT_ONCE,
         )
         with socket.socket(fileno=os.dup(listener.fileno())) as same:

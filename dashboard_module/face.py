@@ -29,6 +29,7 @@ from .guard.limits import Gauge
 from .guard.settings import DEFAULT_MAX_SUBMISSION_BYTES
 from .jobs import DriverJob, Job, Key, SubmissionJob
 from .ports import DriverPort, LogPort, ManagerPort, PackagePort, StorePort
+from .turns import Turns
 
 #: Letters and digits that nobody takes for another one.
 _ID_ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("IloO0")))
@@ -36,8 +37,7 @@ _ID_LENGTH = 16
 _DRIVER_ID = re.compile(r"[0-9a-f]{8}")
 #: Jobs of a long list that are encoded in one step of the event loop: under 2 ms.
 LIST_SLICE_JOBS = 250
-#: Packages above this size count as big ones; of those only so many are handed on at once.
-BIG_UPLOAD_BYTES = 8 * 1024 * 1024
+#: Packages that are handed on at once, of those that take a process.
 MAX_BIG_UPLOADS = 2
 #: Packages that are received at once, into files.
 MAX_UPLOADS = 32
@@ -58,6 +58,9 @@ class FaceConfig(msgspec.Struct, kw_only=True, frozen=True):
     #: Whether secrets are kept from who sent this request.
     redact: Callable[[aiohttp.web.Request], bool]
     max_submission_bytes: int = DEFAULT_MAX_SUBMISSION_BYTES
+    #: Returns who sent a request: an address.
+    client: Callable[[aiohttp.web.Request], str]
+    upload_share: int = 0  #: Packages that one client may send at once; 0 for as many as all.
     #: Jobs that may be PENDING before a submission is refused; 0 for any number.
     max_queued_jobs: int = 0
 
@@ -78,8 +81,8 @@ class Face:
         self.config = config
         self.packages = packages
         self.logs = logs
-        self.uploads = asyncio.Semaphore(MAX_UPLOADS)
-        self.upload_slots = asyncio.Semaphore(MAX_BIG_UPLOADS)
+        self.uploads = Turns(MAX_UPLOADS, config.upload_share, "packages are being uploaded")
+        self.checks = Turns(MAX_BIG_UPLOADS, 0, "packages are being looked through")
         #: Set once the server shuts down: tails and waits end.
         self.closing = asyncio.Event()
         #: What tails wait with.

@@ -78,6 +78,9 @@ async def _send(
             await asyncio.to_thread(_bring_to_memory, file.fileno(), position, count)
         try:
             sent = await loop.sendfile(request.transport, file, position, count)
+        except (ConnectionError, TimeoutError):  # gone, or dropped as it took nothing
+            request.transport.abort()
+            raise ConnectionResetError("The client has gone.") from None
         except (NotImplementedError, RuntimeError):  # another kind of loop; a transport that closes
             data = await asyncio.to_thread(
                 os.pread, file.fileno(), min(count, READ_BYTES), position

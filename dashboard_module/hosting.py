@@ -10,8 +10,10 @@ import aiohttp.web
 
 from ray_jobs import _ray
 
-from .face import FaceConfig
+from .face import MAX_UPLOADS, FaceConfig
 from .guard import Guard, GuardSettings, settings
+from .guard.clients import addresses
+from .guard.limits import share_of
 from .ray_ports import RayPackages
 from .redaction import may_be_browser
 
@@ -70,6 +72,8 @@ def face_config(
         redact=redact,
         max_submission_bytes=guarded.max_submission_bytes,
         max_queued_jobs=guarded.max_queued_jobs,
+        client=lambda request: addresses(request, guarded.trusted_proxies)[0],
+        upload_share=share_of(MAX_UPLOADS, guarded.max_client_share),
     )
 
 

@@ -14,6 +14,7 @@ import lzma
 import os
 import posixpath
 import stat
+import struct
 import tarfile
 import zipfile
 from typing import IO, Any, cast
@@ -25,12 +26,26 @@ FREE_UNPACKED_BYTES = 512 * 1024 * 1024
 #: and beyond that to so many times its own size. Deflate reaches a thousand, with zeros.
 MAX_INFLATION = 200
 MAX_MEMBERS = 500_000
+#: Of what a tar says of one member, and of what it says of all.
 MAX_HEADER_BYTES = 1024 * 1024
+MAX_HEADERS_BYTES = 2048 * MAX_MEMBERS
+#: Of the list of members that a zip ends with.
+MAX_DIRECTORY_BYTES = 256 * MAX_MEMBERS
+#: Packages above this size count as big ones.
+BIG_PACKAGE_BYTES = 8 * 1024 * 1024
 _MAX_SHOWN_CHARS = 80
 
 
 class BadPackage(ValueError):
     """The package can't be unpacked as it should. The message is for who sent it."""
+
+
+def needs_process(name: str, size: int) -> bool:
+    """Return whether checking a package is left to a process of its own, with limits of its own.
+
+    A tar has no list of its members: all of it must be decompressed, however small it is.
+    """
+    return size > BIG_PACKAGE_BYTES or name.endswith(TAR_SUFFIXES)
 
 
 def check_package(name: str, file: IO[bytes]) -> None:
@@ -49,6 +64,10 @@ def check_package(name: str, file: IO[bytes]) -> None:
             _check_tar(file, limit)
     except BadPackage:
         raise
+    except MemoryError:
+        raise BadPackage(
+            f"The package {_shown(name)} needs more memory to be looked through than there is."
+        ) from None
     # What the two modules raise for bytes that are something else is a long list.
     except Exception as error:  # noqa: BLE001
         kind = "zip" if name.endswith(ZIP_SUFFIXES) else "tar"
@@ -56,9 +75,8 @@ def check_package(name: str, file: IO[bytes]) -> None:
 
 
 def _check_zip(file: IO[bytes], limit: int) -> None:
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(cast(IO[bytes], _CountedDirectory(file))) as archive:
         members = archive.infolist()
-    _check_count(len(members))
     unpacked = 0
     for member in members:
         # `orig_filename`: the other one is cut off at a NUL.
@@ -78,17 +96,26 @@ def _check_zip(file: IO[bytes], limit: int) -> None:
 
 def _check_tar(file: IO[bytes], limit: int) -> None:
     """Links are let pass: Ray leaves them out of what it unpacks, and many a tar has some."""
-    with (
-        _decompressed(file) as plain,
-        tarfile.open(fileobj=_HeadersOnly(plain), mode="r:") as archive,  # type: ignore[call-overload]
-    ):
-        unpacked = 0
-        for count, member in enumerate(archive, 1):
-            _check_count(count)
-            _check_path(member.name)
-            # Before what it holds is skipped, for which it must be decompressed.
-            unpacked += member.size
-            _check_size(unpacked, limit)
+    with _decompressed(file) as plain:
+        headers = _HeadersOnly(plain)
+        with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[call-overload]
+            unpacked = count = 0
+            while (member := archive.next()) is not None:
+                archive.members = []  # it would keep all of them
+                headers.begin_member()
+                count += 1
+                _check_count(count)
+                _check_path(member.name)
+                # Else the next one begins where this one did, or before it.
+                if member.size < 0 or archive.offset < member.offset_data:
+                    raise BadPackage(
+                        f"The package holds {_shown(member.name)}, which says a size that none has."
+                    )
+                # Before it is skipped, for which it must be decompressed. A sparse file takes
+                # another size in the archive than on the disk.
+                skipped = archive.offset - member.offset_data - (tarfile.BLOCKSIZE - 1)
+                unpacked += max(member.size, skipped)
+                _check_size(unpacked, limit)
 
 
 def _decompressed(file: IO[bytes]) -> IO[bytes]:
@@ -132,11 +159,54 @@ class _HeadersOnly:
         self._file = file
         self.tell = file.tell
         self.seek = file.seek
+        self._left = MAX_HEADERS_BYTES
+        self.begin_member()
+
+    def begin_member(self) -> None:
+        self._left_of_member = MAX_HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_HEADER_BYTES:
+        self._left -= size
+        self._left_of_member -= size
+        if size < 0 or self._left_of_member < 0:
             raise BadPackage("The package has a header of more than a megabyte.")
+        if self._left < 0:
+            raise BadPackage(f"The package has headers of more than {MAX_HEADERS_BYTES:,} bytes.")
         return self._file.read(size)
+
+
+class _CountedDirectory:
+    """What `zipfile` reads to list an archive: it would keep half a kilobyte for each member."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.tell = file.tell
+        self.seek = file.seek
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY_BYTES:
+            raise BadPackage(f"The package's list of files is over {MAX_DIRECTORY_BYTES:,} bytes.")
+        data = self._file.read(size)
+        # It reads the list at once, and tells nobody that it is the list.
+        if data.startswith(_ZIP_ENTRY):
+            _check_count(_entries(data))
+        return data
+
+
+_ZIP_ENTRY = b"PK\x01\x02"
+_ZIP_ENTRY_BYTES = 46
+#: The lengths of name, extra field and comment, which follow.
+_ZIP_LENGTHS = struct.Struct("<3H")
+_ZIP_LENGTHS_AT = 28
+
+
+def _entries(directory: bytes) -> int:
+    """Return how many members a zip's list has, or more than there may be."""
+    count = at = 0
+    while at + _ZIP_ENTRY_BYTES <= len(directory) and count <= MAX_MEMBERS:
+        at += _ZIP_ENTRY_BYTES + sum(_ZIP_LENGTHS.unpack_from(directory, at + _ZIP_LENGTHS_AT))
+        count += 1
+    return count
 
 
 def _check_count(members: int) -> None:

@@ -99,7 +99,8 @@ class PackagePort(Protocol):
         """Store a package, or replace it.
 
         Args:
-            file: Its bytes; a regular file where it has more than `SMALL_PACKAGE_BYTES`.
+            file: Its bytes; a regular file where it has more than `SMALL_PACKAGE_BYTES`, or is a
+                tar.
 
         Raises `BadPackage` for an archive that a node couldn't unpack as it should.
         """

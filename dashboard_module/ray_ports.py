@@ -20,8 +20,7 @@ from ray_jobs.store import KvStore
 from ray_jobs.validation import SUBMISSION_ID_METADATA_KEY
 
 from .drivers import DriverEntry
-from .face import BIG_UPLOAD_BYTES
-from .package_check import check_package
+from .package_check import check_package, needs_process
 from .package_writer import write_package
 
 logger = logging.getLogger(__name__)
@@ -85,10 +84,10 @@ class RayPackages:
 
     async def put(self, uri: str, file: IO[bytes]) -> None:
         with cluster_trouble():
-            if file.seek(0, os.SEEK_END) <= BIG_UPLOAD_BYTES:
-                await asyncio.to_thread(self._put_small, uri, file)
-            else:
+            if needs_process(uri, file.seek(0, os.SEEK_END)):
                 await write_package(self._gcs_address, uri, file)
+            else:
+                await asyncio.to_thread(self._put_small, uri, file)
 
     def _put_small(self, uri: str, file: IO[bytes]) -> None:
         check_package(uri, file)

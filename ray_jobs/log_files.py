@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable
 
 #: The folder, in the session's log folder, for logs of jobs that ended long ago.
 SHELF = "finished-jobs"
+#: The text to which a log that was removed is a link, in the session's log folder.
+NOTICE = "ray_jobs_removed_log.txt"
 #: Names of logs begin with this, as Ray's own tools know.
 LOG_PREFIX = "job-driver-"
 
@@ -44,9 +47,16 @@ def open_log(path: str) -> int | None:
 
     Returns a file descriptor, or None if there is no such log. Raises `OSError`.
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     for place in places(path):
         with contextlib.suppress(FileNotFoundError):
-            return os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                return os.open(place, flags)
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+            # Our links lead to one text. Another user's may lead anywhere.
+            return os.open(os.path.join(os.path.dirname(path), NOTICE), flags)
     return None
 
 

@@ -29,7 +29,7 @@ def trim(path: str, max_bytes: int, limit: int | None = None) -> None:
         OSError: with `EOPNOTSUPP` for a file system that can't do it.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:

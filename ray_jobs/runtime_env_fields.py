@@ -108,11 +108,6 @@ def _texts(name: str, value: object) -> None:
         raise _refuse(name, "an array of strings", value)
 
 
-def _object(name: str, value: object) -> None:
-    if not isinstance(value, dict):
-        raise _refuse(name, "an object", value)
-
-
 def _text_or_object(name: str, value: object) -> None:
     if not isinstance(value, str | dict):
         raise _refuse(name, "a string or an object", value)
@@ -138,6 +133,16 @@ def _flag(name: str, value: object) -> None:
 def _text_or_texts(name: str, value: object) -> None:
     if not isinstance(value, str) and not _is_texts(value):
         raise _refuse(name, "an array of strings", value)
+
+
+def _container(name: str, value: object) -> None:
+    """Ray checks nothing of it: a number would fail on the node, in the words of Python."""
+    if not isinstance(value, dict):
+        raise _refuse(name, "an object", value)
+    for key, each in value.items():
+        _check_key(name, key, _CONTAINER_FIELDS)
+        if each is not None:
+            _CONTAINER_FIELDS[key](f"{name}']['{key}", each)
 
 
 def _config(name: str, value: object) -> None:
@@ -172,6 +177,11 @@ _INSTALLER_FIELDS: dict[str, dict[str, Callable[[str, Any], None]]] = {
         "uv_pip_install_options": _texts,
     },
 }
+_CONTAINER_FIELDS: dict[str, Callable[[str, Any], None]] = {
+    "image": _text,
+    "worker_path": _text,
+    "run_options": _texts,
+}
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "working_dir": _text,
     "py_modules": _texts,
@@ -180,7 +190,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "uv": _installer,
     "conda": _text_or_object,
     "config": _config,
-    "container": _object,
+    "container": _container,
     "image_uri": _text,
     "py_executable": _text,
     "java_jars": _texts,
@@ -189,11 +199,9 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "_nsight": _text_or_object,
     "rocprof_sys": _text_or_object,
     "_rocprof_sys": _text_or_object,
+    "_ray_release": _text,
+    "_ray_commit": _text,
+    "_inject_current_ray": _flag,
 }
 #: Every field that Ray 2.60 knows, by the names under which clients send them.
-KNOWN_FIELDS = frozenset(_CHECKS) | {
-    "env_vars",
-    "_ray_release",
-    "_ray_commit",
-    "_inject_current_ray",
-}
+KNOWN_FIELDS = frozenset(_CHECKS) | {"env_vars"}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 
 MIB = 1024 * 1024
 
@@ -62,6 +65,37 @@ def tar_member(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE) -> tarfi
     member.size = size
     member.type = kind
     return member
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """Return the header of a member of any size, a negative one too."""
+    return tar_member(name, size).tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse_member(stored_bytes: int) -> bytes:
+    """Return a tar with one file that has zeros in the archive, and is empty by its header."""
+    header = bytearray(tar_member("sparse", stored_bytes, tarfile.GNUTYPE_SPARSE).tobuf())
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(stored_bytes)
+
+
+def listing_zip(members: int) -> bytes:
+    """Return a zip that lists files, and holds none of them."""
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", *(0,) * 9, 1, *(0,) * 6) + b"a"
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, members * len(entry), 0, 0)
+    return entry * members + end
+
+
+def greedy_xz(tar: bytes, dictionary_code: int) -> bytes:
+    """Return an xz that wants a large dictionary to be unpacked: 38 stands for 2 GiB."""
+    data = bytearray(lzma.compress(tar))
+    header = 12  # the stream's comes before the block's
+    end = header + (data[header] + 1) * 4
+    assert data[header + 2 : header + 4] == b"\x21\x01"
+    data[header + 4] = dictionary_code
+    data[end - 4 : end] = zlib.crc32(data[header : end - 4]).to_bytes(4, "little")
+    return bytes(data)
 
 
 class _Zeros(io.RawIOBase):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import aiohttp.web
 
 from ray_jobs import errors
+from ray_jobs.keepalive import drop_when_stalled
 from ray_jobs.models import API_PREFIX
 
 from ..errors import Handler, json_errors, plain_errors
@@ -18,7 +19,7 @@ from ..redaction import is_browser_request
 from . import audit
 from .clients import addresses, authorization, counted_as, token_name
 from .hosts import HostList
-from .limits import Gauge, Rate
+from .limits import Rate, SharedGauge
 from .origins import ANSWER_HEADERS, is_of_foreign_page
 from .settings import ALLOWED_HOSTS_VARIABLE, GuardSettings
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Routes whose requests wait: they cost next to nothing meanwhile, and there may be many.
 WAITING_ROUTES = frozenset({"tail_job_logs", "own_tail_job_logs", "own_wait_for_job"})
+#: A client that takes no byte of its answer for so long is dropped, in seconds.
+WRITE_STALL_S = 300.0
 #: Of a body where none is expected.
 MAX_UNASKED_BODY_BYTES = 64 * 1024
 ANY_SIZE = 2**63
@@ -66,8 +69,11 @@ class Guard:
         self._hosts = HostList(
             settings.allowed_hosts or (), listening=listening, full_name=checks_host
         )
-        self._requests = Gauge(settings.max_requests, "requests at once")
-        self._streams = Gauge(settings.max_streams, "followed logs and long polls at once")
+        share = settings.max_client_share
+        self._requests = SharedGauge(settings.max_requests, share, "requests at once")
+        self._streams = SharedGauge(
+            settings.max_streams, share, "followed logs and long polls at once"
+        )
         self._submissions = Rate(settings.max_submissions_per_s, "submissions")
         #: By the name of a route. Too big a package is refused by its handler, which says what
         #: to do instead.
@@ -135,23 +141,26 @@ class Guard:
     @contextlib.contextmanager
     def _admission(self, route: Route, request: aiohttp.web.Request) -> Iterator[None]:
         """Hold a place while a request is answered. Raises what it is refused with."""
-        gauge = self._streams if route.name in WAITING_ROUTES else self._requests
+        waits = route.name in WAITING_ROUTES
+        gauge = self._streams if waits else self._requests
+        client = addresses(request, self.settings.trusted_proxies)[0]
         try:
             self._check_source(request)
             limit = self._max_body_bytes.get(route.name, MAX_UNASKED_BODY_BYTES)
             if (request.content_length or 0) > limit:
                 raise errors.TooLarge(f"The body is over the limit of {limit:,} bytes.")
             if route.name == "submit_job":
-                client = addresses(request, self.settings.trusted_proxies)[0]
                 self._submissions.take(counted_as(client))
-            gauge.take()
+            gauge.take_for(client)
         except errors.RayJobsError as error:
             audit.note_reason(getattr(error, "reason", error.code))
             raise
+        # Who follows a log may pause it for hours. Else an answer holds its place until it is sent.
+        drop_when_stalled(request.get_extra_info("socket"), 0 if waits else WRITE_STALL_S)
         try:
             yield
         finally:
-            gauge.give_back()
+            gauge.give_back_for(client)
 
     def _check_source(self, request: aiohttp.web.Request) -> None:
         if self._checks_host and not self._hosts.allows(request.headers.get("Host")):

@@ -49,6 +49,44 @@ class Gauge:
         self.count -= 1
 
 
+class SharedGauge(Gauge):
+    """A gauge of which one client may have a share, so that it can't keep all others out.
+
+    Args:
+        most: 0 is no limit, for a client neither.
+        share: The part of it for one client: 0.75. 0 is no limit.
+        what: For the error: "requests at once".
+    """
+
+    def __init__(self, most: int, share: float, what: str) -> None:
+        super().__init__(most, what)
+        self._share = share_of(most, share)
+        self._counts: dict[str, int] = {}
+
+    def take_for(self, client: str) -> None:
+        """Count one more, until `give_back_for`. Raises `TooManyRequests`."""
+        count = self._counts.get(client, 0)
+        self.take()
+        if self._share and count >= self._share:
+            self.give_back()
+            raise TooManyRequests(
+                f"This client is at its limit of {self._share:,} {self._what}; try again later.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._counts[client] = count + 1
+
+    def give_back_for(self, client: str) -> None:
+        self.give_back()
+        left = self._counts.pop(client) - 1
+        if left:
+            self._counts[client] = left
+
+
+def share_of(most: int, share: float) -> int:
+    """Return how many of `most` are the share of one client; 0 for no limit of its own."""
+    return max(1, int(most * share)) if most and 0 < share < 1 else 0
+
+
 class Rate:
     """How often each client may do something: a token bucket for each.
 

@@ -38,6 +38,8 @@ class GuardSettings(msgspec.Struct, kw_only=True, frozen=True):
     redact_always: bool = False
     max_requests: int = 2_000  #: At once, but those that wait: see below.
     max_streams: int = 20_000  #: Followed logs and long polls, at once.
+    #: Of these two, and of the uploads, the part that one client may have. 1 is all.
+    max_client_share: float = 0.75
     max_submissions_per_s: float = 1_000.0  #: Of one client; five times as many in a burst.
     max_queued_jobs: int = 100_000  #: PENDING jobs.
     max_submission_bytes: int = DEFAULT_MAX_SUBMISSION_BYTES
@@ -88,6 +90,7 @@ def settings(
 _NUMBERS = {
     "max_requests": 0,
     "max_streams": 0,
+    "max_client_share": 0,
     "max_submissions_per_s": 0,
     "max_queued_jobs": 0,
     "max_submission_bytes": 1,

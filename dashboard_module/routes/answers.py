@@ -25,8 +25,9 @@ RAW_LOG_HEADERS = {
 }
 #: A client that sends nothing of its body for so long is given up, in seconds.
 BODY_STALL_S = 60.0
-#: And one that, after that time, has sent less than this on the average.
-MIN_BODY_BYTES_PER_S = 4096
+#: And one that, after some time, has sent less than this on the average.
+BODY_GRACE_S = 300.0
+MIN_BODY_BYTES_PER_S = 32 * 1024
 #: Written to a file at once, off the event loop.
 WRITE_BATCH_BYTES = 256 * 1024
 
@@ -99,7 +100,7 @@ async def receive_body(
     batch: list[bytes] = []
     try:
         while chunk := await _next_chunk(
-            request, begun + BODY_STALL_S + size / MIN_BODY_BYTES_PER_S
+            request, begun + BODY_GRACE_S + size / MIN_BODY_BYTES_PER_S
         ):
             size += len(chunk)
             if size > limit:

@@ -3,27 +3,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import re
 import tempfile
-from collections.abc import AsyncIterator
 
 import aiohttp.web
 
-from ray_jobs.errors import InvalidRequest, PackageNotFound, PackageTooLarge, ServerNotReady
+from ray_jobs.errors import InvalidRequest, PackageNotFound, PackageTooLarge
 
 from ..errors import plain_errors
-from ..face import BIG_UPLOAD_BYTES, Face
-from ..package_check import BadPackage
+from ..face import Face
+from ..package_check import BadPackage, needs_process
 from ..ports import SMALL_PACKAGE_BYTES
 from ..redaction import may_be_browser
 from .answers import receive_body
 from .route import Route
-
-#: How long an upload waits for others, in seconds.
-TURN_TIMEOUT_S = 60.0
 
 #: A file name: it becomes one where the package is unpacked.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!~@=-]{0,254}")
@@ -48,34 +43,21 @@ async def put_package(face: Face, request: aiohttp.web.Request) -> aiohttp.web.R
     length = request.content_length
     if length is not None and length > limit:
         raise too_large(f"The package is {length:,} bytes, over the limit of {limit:,}.")
+    client = face.config.client(request)
     # Bodies that wait for their turn aren't read: they stay with their clients.
-    async with turn(face.uploads):
+    async with face.uploads.hold(client):
         is_small = length is not None and length <= SMALL_PACKAGE_BYTES
+        is_small = is_small and not needs_process(uri, 0)
         # A file that nobody else sees, and that is gone with the request, however that ends.
         with io.BytesIO() if is_small else tempfile.TemporaryFile() as file:
             await receive_body(request, limit, too_large, file)
-            is_big = file.tell() > BIG_UPLOAD_BYTES
-            async with turn(face.upload_slots) if is_big else contextlib.nullcontext():
+            is_costly = needs_process(uri, file.tell())
+            async with face.checks.hold(client) if is_costly else contextlib.nullcontext():
                 try:
                     await face.packages.put(uri, file)
                 except BadPackage as error:
                     raise InvalidRequest(str(error)) from None
     return aiohttp.web.Response()
-
-
-@contextlib.asynccontextmanager
-async def turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Hold one of the slots. Raises `ServerNotReady` when none gets free in time."""
-    try:
-        await asyncio.wait_for(slots.acquire(), TURN_TIMEOUT_S)
-    except asyncio.TimeoutError:
-        raise ServerNotReady(
-            "Too many packages are being uploaded; try again.", retry_after_s=10
-        ) from None
-    try:
-        yield
-    finally:
-        slots.release()
 
 
 def too_large(message: str) -> PackageTooLarge:

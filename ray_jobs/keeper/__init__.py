@@ -27,7 +27,7 @@ from ray_jobs.keeper.keeper import CONTROL_SOCKET, STATUS_BYTES, STATUS_FILE
 __all__ = ["CONTROL_SOCKET", "STATUS_BYTES", "STATUS_FILE", "zygote_source"]
 
 #: In the order in which they import each other.
-_MODULES = ("clock", "processes", "sockets", "entrypoint", "keeper", "zygote")
+_MODULES = ("clock", "files", "processes", "sockets", "entrypoint", "keeper", "zygote")
 
 
 def zygote_source() -> str:

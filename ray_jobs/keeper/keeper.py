@@ -14,6 +14,7 @@ import time
 
 from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
 from ray_jobs.keeper.entrypoint import explained, start_entrypoint
+from ray_jobs.keeper.files import open_to_write
 from ray_jobs.keeper.processes import (
     Process,
     below,
@@ -213,8 +214,7 @@ class Keeper:
 
     def start(self) -> int:
         """Start the entrypoint and return its pid. Raises OSError if it can't be executed."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        log_fd = os.open(self.order["log_path"], flags, 0o600)
+        log_fd = open_to_write(self.order["log_path"], os.O_APPEND)
         try:
             if self.order["log_header"]:
                 with contextlib.suppress(OSError):  # a full disk isn't the job's fault

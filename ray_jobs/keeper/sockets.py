@@ -6,7 +6,10 @@ import contextlib
 import json
 import os
 import socket
+import stat
 import struct
+
+from ray_jobs.keeper.files import need_own
 
 TYPE_CHECKING = False  # typing's own would cost every keeper its memory
 if TYPE_CHECKING:
@@ -22,9 +25,13 @@ ORPHANS_SUFFIX = ".orphans"
 
 @contextlib.contextmanager
 def short_path(directory: str, name: str) -> Iterator[str]:
-    """Yield a path to `directory/name` that fits into a socket address (108 bytes)."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Yield a path to `directory/name` that fits into a socket address (108 bytes).
+
+    Raises OSError, `PermissionError` for another user's folder.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        need_own(os.fstat(fd), stat.S_IFDIR, directory)
         yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)

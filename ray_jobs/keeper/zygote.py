@@ -17,6 +17,7 @@ import select
 import signal
 import time
 
+from ray_jobs.keeper.files import own_folder
 from ray_jobs.keeper.keeper import KILL_GIVE_UP_S, Keeper, Raylet
 from ray_jobs.keeper.processes import Process, below, kill_all, watch_children
 from ray_jobs.keeper.sockets import (
@@ -217,7 +218,7 @@ def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
     Returns in the caller's direct child once the socket listens; the zygote itself is a grandchild
     in a session of its own, which no mechanism of Ray's reaches.
     """
-    os.makedirs(directory, 0o700, exist_ok=True)
+    own_folder(directory)
     lock_fd = os.open(os.path.join(directory, name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

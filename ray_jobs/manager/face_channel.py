@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ray_jobs.channel import Channel, ChannelServer, Codec
+from ray_jobs.keeper.files import own_folder
 from ray_jobs.keeper.sockets import listen, short_path
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ async def serve_faces(
     Returns None where that can't be: they call the manager as an actor then.
     """
     try:
-        os.makedirs(directory, 0o700, exist_ok=True)
+        own_folder(directory)
         for name in os.listdir(directory):
             if name.startswith(SOCKET_PREFIX) and actor_id not in name:
                 os.unlink(os.path.join(directory, name))

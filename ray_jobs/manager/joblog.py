@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ray_jobs.keeper.clock import wall_ms
+from ray_jobs.keeper.files import open_to_write, own_folder
 from ray_jobs.log_files import log_name, places
 from ray_jobs.manager.calls import patiently
 from ray_jobs.manager.log_bound import LogBound
@@ -55,12 +56,12 @@ class JobLogs:
         An earlier manager's is used again, so that a full disk doesn't matter to a later one.
         """
         path = os.path.join(work_dir, HEAD_TOKEN_FILE)
-        found = read_text(path)
-        if found:
-            self.head_token = found
-            return
         try:
-            os.makedirs(work_dir, 0o700, exist_ok=True)
+            own_folder(work_dir)
+            found = read_text(path)
+            if found:
+                self.head_token = found
+                return
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(fd, "w") as file:
                 file.write(self.head_token)
@@ -106,7 +107,7 @@ class JobLogs:
     def append(self, submission_id: str, text: str) -> None:
         """Add the server's own words. A full disk doesn't fail the job."""
         try:
-            fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            fd = open_to_write(self.path(submission_id), os.O_APPEND)
             with open(fd, "ab") as file:
                 file.write(text.encode("utf-8", "replace"))
         except OSError:
@@ -165,7 +166,7 @@ class JobLogs:
 
     def _write_at(self, submission_id: str, position: int, data: bytes) -> None:
         """Write a piece to its place: a predecessor that isn't quite dead may write it too."""
-        fd = os.open(self.path(submission_id), os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = open_to_write(self.path(submission_id))
         try:
             left = memoryview(data)
             while left:

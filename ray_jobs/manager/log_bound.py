@@ -14,13 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ray_jobs.environ import number
-from ray_jobs.log_files import LOG_PREFIX, SHELF, close_all, id_of_log, log_name, places
+from ray_jobs.keeper.files import open_to_write
+from ray_jobs.log_files import LOG_PREFIX, NOTICE, SHELF, close_all, id_of_log, log_name, places
 from ray_jobs.supervisor.node import read_text
 
 logger = logging.getLogger(__name__)
 
-#: The text, in the session's log folder.
-NOTICE = "ray_jobs_removed_log.txt"
 BLOCK_BYTES = 512  #: of `st_blocks`
 #: Removed at once on the event loop: about a millisecond.
 SLICE_LOGS = 20
@@ -144,7 +143,7 @@ class LogBound:
         )
         try:
             if read_text(path) != text:
-                with open(f"{path}.new", "w") as file:
+                with open(open_to_write(f"{path}.new", os.O_TRUNC), "w") as file:
                     file.write(text)
                 os.rename(f"{path}.new", path)
             self._has_notice = True

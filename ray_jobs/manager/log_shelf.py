@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from ray_jobs.keeper.files import own_folder
 from ray_jobs.log_files import LOG_PREFIX, SHELF, id_of_log
 from ray_jobs.supervisor.logs import set_aside
 
@@ -81,7 +82,7 @@ class LogShelf:
         ages.sort()
         old = [name for _, name in ages[: max(0, len(ages) - KEPT_LOGS)]]
         if old:
-            os.makedirs(os.path.join(self._directory, SHELF), 0o700, exist_ok=True)
+            own_folder(os.path.join(self._directory, SHELF))
         return old
 
     def _move(self, name: str) -> None:

@@ -7,12 +7,13 @@ that it runs on nodes and in environments where ray_jobs isn't installed.
 from __future__ import annotations
 
 from ray_jobs import channel, growth, log_holes
-from ray_jobs.keeper import clock, processes, sockets
+from ray_jobs.keeper import clock, files, processes, sockets
 from ray_jobs.supervisor import actor, attempt, bounding, logs, node, orphans
 
 #: What is shipped by value.
 MODULES = (
     clock,
+    files,
     processes,
     sockets,
     channel,

@@ -18,6 +18,7 @@ import ray
 
 from ray_jobs.channel import ChannelServer
 from ray_jobs.growth import Growth
+from ray_jobs.keeper.files import own_folder
 from ray_jobs.keeper.sockets import listen
 from ray_jobs.supervisor.attempt import Attempt
 from ray_jobs.supervisor.bounding import keep_bounded, trim_once
@@ -104,7 +105,7 @@ class JobSupervisor:
         if self._listening is not None:
             self._listening.close()  # for an earlier manager
         name = f"supervisor-{ray.get_runtime_context().get_actor_id()}.sock"
-        os.makedirs(work_dir(), 0o700, exist_ok=True)
+        own_folder(work_dir())
         calls = (self.run, self.adopt, self.wait, self.stop_attempt, self.abandon, self.release)
         server = ChannelServer({call.__name__: call for call in calls})
         self._listening = await server.serve(listen(work_dir(), name, CHANNEL_BACKLOG))
@@ -324,7 +325,7 @@ class JobSupervisor:
                 if line:
                     self._follow(attempt, json.loads(line), reader, writer)
                     return
-            except (FileNotFoundError, ConnectionError):
+            except (FileNotFoundError, PermissionError, ConnectionError):
                 logger.debug("No keeper answers for %s.", attempt.id)
             if never_begins(attempt.directory):
                 attempt.status = {"state": "unknown"}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 
+from ray_jobs.keeper.files import need_own, open_to_write
 from ray_jobs.log_holes import read_kept
 
 #: What a failed job's message holds of its log, as Ray has it.
@@ -26,26 +29,42 @@ def set_aside(path: str) -> str | None:
 
 
 def read_at(path: str, offset: int, max_bytes: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(max_bytes)
-    except FileNotFoundError:
+    fd = _opened(path)
+    if fd is None:
         return b""
+    with open(fd, "rb") as file:
+        file.seek(offset)
+        return file.read(max_bytes)
 
 
 def read_kept_at(path: str, offset: int, max_bytes: int) -> tuple[int, bytes]:
     """Return how many bytes of a bounded log are missing at an offset, and what follows."""
-    try:
-        with open(path, "rb") as file:
-            return read_kept(file.fileno(), offset, max_bytes)
-    except FileNotFoundError:
+    fd = _opened(path)
+    if fd is None:
         return 0, b""
+    with open(fd, "rb"):
+        return read_kept(fd, offset, max_bytes)
+
+
+def _opened(path: str) -> int | None:
+    """Open a log for reading. Returns None if there is none, or something of another user's."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+    try:
+        need_own(os.fstat(fd), stat.S_IFREG, path)
+    except PermissionError:
+        os.close(fd)
+        return None
+    return fd
 
 
 def note_in_log(path: str, text: str) -> None:
     """Add the server's own words to a log. No-op where that can't be done."""
-    with contextlib.suppress(OSError), open(path, "ab") as file:
+    with contextlib.suppress(OSError), open(open_to_write(path, os.O_APPEND), "ab") as file:
         file.write(f"[ray-jobs] {text}\n".encode())
 
 

@@ -24,8 +24,9 @@ from typing import Any
 import ray
 
 from ray_jobs.keeper.clock import boot_ms, read_boot_id
+from ray_jobs.keeper.files import own_folder
 from ray_jobs.keeper.processes import Process, ends_within, has_ended, identity_of
-from ray_jobs.keeper.sockets import short_path
+from ray_jobs.keeper.sockets import peer_is_trusted, short_path
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +91,16 @@ def raylet_lives() -> bool:
 async def connect_unix(
     directory: str, name: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a Unix socket whose path may be longer than an address takes (108 bytes)."""
+    """Connect to a Unix socket whose path may be longer than an address takes (108 bytes).
+
+    Raises OSError, `PermissionError` where another user listens.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with short_path(directory, name) as path:
             connection.connect(path)
+        if not peer_is_trusted(connection):
+            raise PermissionError(f"The socket {name} in {directory} is another user's.")
     except OSError:
         connection.close()
         raise
@@ -110,7 +116,7 @@ async def connect_to_zygote(
     Never returns once the node's raylet is gone: so is this process in a moment, as all of Ray's.
     """
     directory = work_dir()
-    os.makedirs(directory, 0o700, exist_ok=True)
+    own_folder(directory)
     # A container sees other files than its node: it needs a zygote of its own.
     namespace = os.stat("/proc/self/ns/mnt").st_ino
     # And one of another version, whose orders may differ, keeps what it has.
@@ -257,7 +263,8 @@ def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
 def attempt_dir(attempt_id: str) -> str:
     """Return the folder of an attempt, which need not be there; the one above it is made."""
     path = attempt_path(attempt_id)
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    own_folder(work_dir())
+    own_folder(os.path.dirname(path))
     return path
 
 
@@ -333,8 +340,8 @@ def read_text(path: str) -> str:
 
 def read_status(directory: str) -> dict[str, Any]:
     try:
-        with open(os.path.join(directory, STATUS_FILE), "rb") as file:
+        with short_path(directory, STATUS_FILE) as path, open(path, "rb") as file:
             status: dict[str, Any] = json.loads(file.read())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, PermissionError, ValueError):
         return {}
     return status

@@ -1,4 +1,4 @@
-"""The real face over a cluster in memory, as a server in a process of its own.
+"""The real face and its guard over a cluster in memory, as a server in a process of its own.
 
 `python -m tests.fuzz.server FOLDER` prints its URL, and serves until SIGTERM.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
+import os
 import pathlib
 import resource
 import signal
@@ -16,16 +18,31 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import aiohttp.web
-from ray_jobs.dashboard_module.connections import Connections, log_malformed_requests_briefly
+from ray_jobs.dashboard_module.connections import (
+    TLS_HANDSHAKE_TIMEOUT_S,
+    Connections,
+    log_malformed_requests_briefly,
+)
+from ray_jobs.dashboard_module.face import MAX_UPLOADS
+from ray_jobs.dashboard_module.gateway import tls_context, token_check
+from ray_jobs.dashboard_module.guard import Guard, GuardSettings
+from ray_jobs.dashboard_module.guard import guard as guard_module
+from ray_jobs.dashboard_module.guard.clients import addresses, networks
+from ray_jobs.dashboard_module.guard.limits import share_of
 from ray_jobs.dashboard_module.routes import definitions
 
+from ray_jobs import _ray
 from ray_jobs.models import JobStatus
 from tests.unit.face.fakes import Cluster, record
 
 READY_WORDS = "serving on "
 STOP_TIMEOUT_S = 20.0
+AUDIT = "audit.jsonl"
+#: The server's token, where it demands one.
+TOKEN = "the-token-of-the-fuzzed-server-0123456789"
 #: Jobs that are there from the start, and a driver.
 RUNNING, DONE, PENDING, DRIVER = "running", "done", "pending é", "01000000"
 
@@ -56,6 +73,11 @@ class Server:
             self._read_to = file.tell()
         return text
 
+    def audit(self) -> list[dict[str, Any]]:
+        """Return the lines of the audit so far, those of refusals too."""
+        texts = (path.read_text() for path in self.folder.glob(AUDIT.replace(".", "*.")))
+        return [json.loads(line) for text in texts for line in text.splitlines()]
+
     def rss_bytes(self) -> int:
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -67,14 +89,18 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(folder: pathlib.Path, *arguments: str) -> Iterator[Server]:
+def running_server(
+    folder: pathlib.Path, *arguments: str, demands_token: bool = False
+) -> Iterator[Server]:
     """Serve until the end of the context. `arguments` are those of the command line below."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     with (folder / "server.out").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.fuzz.server", str(folder), *arguments],
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
+            env={**os.environ, **(token if demands_token else {"RAY_AUTH_MODE": "disabled"})},
         )
     assert process.stdout is not None
     with process.stdout as output:
@@ -100,26 +126,51 @@ def add_jobs(cluster: Cluster) -> None:
 async def serve(arguments: argparse.Namespace) -> None:
     cluster = Cluster(arguments.folder)
     add_jobs(cluster)
-    face = cluster.face()
-    app = aiohttp.web.Application()
-    app.add_routes(definitions(face))
+    guard = make_guard(arguments)
+    settings = guard.settings
+    face = cluster.face(
+        client=lambda request: addresses(request, settings.trusted_proxies)[0],
+        upload_share=share_of(MAX_UPLOADS, settings.max_client_share),
+    )
+    app = aiohttp.web.Application(middlewares=[token_check(guard)])
+    app.add_routes(definitions(face, guard.guarded))
     log_malformed_requests_briefly()
-    connections = Connections(arguments.head_timeout_s)
+    connections = Connections(arguments.head_timeout_s, arguments.handshake_timeout_s)
     connections.guard(app)
     runner = aiohttp.web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = await connections.listen(runner, listener)
+    tls = tls_context(arguments.tls_cert, arguments.tls_key)
+    server = await connections.listen(runner, listener, tls=tls)
     sweeping = asyncio.ensure_future(connections.sweep(runner))
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
-    print(f"{READY_WORDS}http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    scheme = "https" if tls else "http"
+    print(f"{READY_WORDS}{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await end.wait()
     server.close()
     sweeping.cancel()
     await face.close()
     await runner.cleanup()
+    await guard.close()
+
+
+def make_guard(arguments: argparse.Namespace) -> Guard:
+    """Return a guard with everything on. All clients come through a trusted proxy, or none."""
+    guard_module.WRITE_STALL_S = arguments.write_stall_s
+    proxies, _ = networks(["127.0.0.1"])
+    return Guard(
+        GuardSettings(
+            allowed_hosts=("a",),
+            trusted_proxies=tuple(proxies),
+            max_requests=arguments.max_requests,
+            audit_path=str(arguments.folder / AUDIT),
+        ),
+        server="gateway",
+        listening="127.0.0.1",
+        demands_token=_ray.is_token_auth_enabled,
+    )
 
 
 def main() -> None:
@@ -127,6 +178,11 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--files", type=int, help="how many files it may open")
     parser.add_argument("--head-timeout-s", type=float, default=30.0)
+    parser.add_argument("--handshake-timeout-s", type=float, default=TLS_HANDSHAKE_TIMEOUT_S)
+    parser.add_argument("--write-stall-s", type=float, default=guard_module.WRITE_STALL_S)
+    parser.add_argument("--max-requests", type=int, default=2000)
+    parser.add_argument("--tls-cert")
+    parser.add_argument("--tls-key")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     if arguments.files:

@@ -6,7 +6,7 @@ import asyncio
 
 HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{headers}\r\n"
 )
 TIMEOUT_S = 60.0
 #: Connections that are begun at once.
@@ -45,10 +45,11 @@ class Tail(asyncio.Protocol):
             self.transport.abort()
 
 
-async def begin(port: int, path: str) -> Tail:
+async def begin(port: int, path: str, headers: str = "") -> Tail:
+    """Ask for a tail. `headers`: more lines, each with its end."""
     _, tail = await asyncio.get_running_loop().create_connection(Tail, "127.0.0.1", port)
     assert tail.transport is not None
-    tail.transport.write(HANDSHAKE.format(path=path).encode())
+    tail.transport.write(HANDSHAKE.format(path=path, headers=headers).encode())
     return tail
 
 

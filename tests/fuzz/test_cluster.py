@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -22,8 +25,10 @@ from ray_jobs.validation import MAX_ARGUMENT_BYTES
 from tests.archives import MIB, inflating_zip, zip_of, zip_of_size
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.clusters.conftest import no_settings_of_the_developer
+from tests.fuzz.tails import begin_many
 from tests.fuzz.test_schema import only_known_server_errors
 from tests.gateway import running_gateway
+from tests.waiting import wait_until
 
 __all__ = ["no_settings_of_the_developer"]
 
@@ -31,6 +36,7 @@ TIMEOUT_S = 60.0
 SETTINGS = settings(
     max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
+LONG_SETTINGS = settings(SETTINGS, max_examples=200, derandomize=False)
 #: What would reserve something, install something, or fetch something.
 COSTLY = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory")
 COSTLY_TOO = ("entrypoint_resources", "entrypoint_label_selector")
@@ -81,6 +87,8 @@ def submit(url: str, **fields: Any) -> requests.Response:
         ({"working_dir": "gcs://a"}, "working_dir"),
         ({"working_dir": "/etc"}, "working_dir"),
         ({"container": {"image": "a"}, "pip": ["b"]}, "container"),
+        ({"container": {"image": 5}}, "image"),
+        ({"_inject_current_ray": 1}, "_inject_current_ray"),
         ({"env_vars": {"": "a"}}, "env_vars"),
     ],
 )
@@ -181,9 +189,48 @@ def make_harmless(case: Any) -> None:
         case.query = {**(case.query or {}), "timeout_s": 0}
 
 
+async def idle_tails(url: str, number: int, flag: Path) -> None:
+    """Follow a job that says nothing, many times, until it says something and ends."""
+    entrypoint = f"until [ -e {flag} ]; do sleep 0.2; done; echo last"
+    answer = await asyncio.to_thread(submit, url, entrypoint=entrypoint)
+    path = f"/api/jobs/{answer.json()['submission_id']}/logs/tail"
+    tails = await begin_many(urlsplit(url).port or 0, [path] * number)
+    assert {await tail.status() for tail in tails} == {101}
+    begun = time.monotonic()
+    answer = await asyncio.to_thread(submit, url)
+    assert answer.status_code == 200
+    assert time.monotonic() - begun < 5.0
+    flag.touch()
+    await asyncio.to_thread(
+        wait_until, lambda: all(b"last\n" in tail.received for tail in tails), "the log", 60.0
+    )
+    for tail in tails:
+        tail.close()
+
+
+async def test_idle_tails(url: str, tmp_path: Path) -> None:
+    await idle_tails(url, 300, tmp_path / "flag")
+
+
+@pytest.mark.long
+async def test_ten_thousand_idle_tails(url: str, tmp_path: Path) -> None:
+    await idle_tails(url, 10_000, tmp_path / "flag")
+
+
+@pytest.mark.long
+@schema.parametrize()
+@LONG_SETTINGS
+def test_every_route_for_long(case: Any, cluster: Cluster, gateway: str) -> None:
+    ask(case, cluster, gateway)
+
+
 @schema.parametrize()
 @SETTINGS
 def test_every_route(case: Any, cluster: Cluster, gateway: str) -> None:
+    ask(case, cluster, gateway)
+
+
+def ask(case: Any, cluster: Cluster, gateway: str) -> None:
     make_harmless(case)
     for url in (cluster.address, gateway):
         response = case.call(base_url=url, timeout=TIMEOUT_S)

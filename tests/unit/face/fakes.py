@@ -317,16 +317,17 @@ class Cluster:
 
     def face(self, **config: Any) -> Face:
         """Return a face over this cluster. `config`: fields of `FaceConfig`."""
+        known: dict[str, Any] = {
+            "log_dir": str(self.log_dir),
+            "session_name": "session_1",
+            "ray_version": "2.60.0",
+            "ray_commit": "abc",
+            "server_version": "0.1.0",
+            "redact": may_be_browser,
+            "client": lambda request: request.remote or "",
+        }
         return Face(
-            config=FaceConfig(
-                log_dir=str(self.log_dir),
-                session_name="session_1",
-                ray_version="2.60.0",
-                ray_commit="abc",
-                server_version="0.1.0",
-                redact=may_be_browser,
-                **config,
-            ),
+            config=FaceConfig(**{**known, **config}),
             manager=self.manager,
             store=self.store,
             drivers=self.drivers,

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import stat
 import tarfile
+import tracemalloc
+from typing import Any
 
 import pytest
 from ray_jobs.dashboard_module import package_check
-from ray_jobs.dashboard_module.package_check import BadPackage, check_package
+from ray_jobs.dashboard_module.package_check import BadPackage, check_package, needs_process
 
-from tests.archives import MIB, inflating_zip, tar_member, tar_of, zip_of
+from tests.archives import (
+    MIB,
+    inflating_zip,
+    listing_zip,
+    sparse_member,
+    tar_header,
+    tar_member,
+    tar_of,
+    zip_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +91,10 @@ def test_good_packages(name: str, data: bytes) -> None:
             tar_of([tar_member("header", 2_000_000, tarfile.XHDTYPE), tar_member("a")]),
             "header",
         ),
+        # The same header again and again.
+        ("a.tar.gz", gzip.compress(tar_header("a", -512)), "'a', which says a size"),
+        # Takes forty megabytes of the archive, and nothing of the disk.
+        ("a.tar.gz", gzip.compress(sparse_member(INFLATED)), "unpacks to more than"),
     ],
 )
 def test_bad_packages(name: str, data: bytes, words: str) -> None:
@@ -92,3 +109,64 @@ def test_a_size_that_lies_is_believed_when_it_is_large() -> None:
     data[directory + 24 : directory + 28] = (2**32 - 2).to_bytes(4, "little")
     with pytest.raises(BadPackage, match="unpacks to more than"):
         check("a.zip", bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.zip", listing_zip(11)), ("a.tar.gz", tar_of([tar_member("a")] * 11))]
+)
+def test_too_many_files(name: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package_check, "MAX_MEMBERS", 10)
+    with pytest.raises(BadPackage, match="more than 10 files"):
+        check(name, data)
+
+
+def test_headers_of_a_tar_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tar_of([tar_member("n" * 300)] * 20)
+    check("a.tar.gz", data)
+    monkeypatch.setattr(package_check, "MAX_HEADERS_BYTES", 20_000)
+    with pytest.raises(BadPackage, match="headers of more than 20,000 bytes"):
+        check("a.tar.gz", data)
+
+
+def test_a_long_list_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = listing_zip(1000)
+    monkeypatch.setattr(package_check, "MAX_DIRECTORY_BYTES", 10_000)
+    with pytest.raises(BadPackage, match="list of files is over 10,000 bytes"):
+        check("a.zip", data)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "limit"),
+    [
+        # A zip is refused before its members are kept,
+        ("a.zip", lambda: listing_zip(20_000), 1000),
+        # and of a tar they never are.
+        ("a.tar.gz", lambda: tar_of([tar_member("a")] * 2500), 500_000),
+    ],
+)
+def test_memory(name: str, make: Any, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package_check, "MAX_MEMBERS", limit)
+    data = make()
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(BadPackage):
+            check(name, data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MIB + 2 * len(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("gcs://a.zip", 8 * MIB, False),
+        ("gcs://a.zip", 8 * MIB + 1, True),
+        ("gcs://a.whl", 0, False),
+        ("gcs://a.tar.gz", 0, True),
+        ("gcs://a.tar.xz", 0, True),
+        ("gcs://a.bin", 0, False),
+    ],
+)
+def test_what_is_left_to_a_process_of_its_own(name: str, size: int, expected: bool) -> None:
+    assert needs_process(name, size) is expected

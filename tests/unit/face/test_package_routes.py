@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import AsyncIterator
 
+import aiohttp.web
 import pytest
-from ray_jobs.dashboard_module import package_check
-from ray_jobs.dashboard_module.routes import answers, packages
+from aiohttp.test_utils import TestClient, TestServer
+from ray_jobs.dashboard_module import package_check, turns
+from ray_jobs.dashboard_module.routes import answers, definitions
 from yarl import URL
 
 from tests.archives import MIB, inflating_zip, zip_of, zip_of_size
@@ -104,7 +107,7 @@ async def test_packages_that_no_node_should_unpack(
 async def test_a_body_that_trickles(
     client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "BODY_STALL_S", 0.3)
+    monkeypatch.setattr(answers, "BODY_GRACE_S", 0.3)
     monkeypatch.setattr(answers, "MIN_BODY_BYTES_PER_S", 1000)
     reader, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(f"PUT {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n".encode())
@@ -124,7 +127,7 @@ async def test_a_body_that_trickles(
 async def test_uploads_wait_for_each_other_but_not_for_ever(
     client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages, "TURN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(turns, "TURN_TIMEOUT_S", 0.2)
     cluster.packages.writable.clear()
     data = zip_of_size(9 * MIB)
 
@@ -188,3 +191,38 @@ async def test_a_refusal_after_the_client_was_told_to_go_on(
     async with client.put(PATH, data=data, expect100=True) as answer:
         assert answer.status == 413
         assert "remote URI" in await answer.text()
+
+
+async def test_one_client_leaves_uploads_to_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_TIMEOUT_S", 0.2)
+    face = cluster.face(client=lambda request: request.headers["X-Client"], upload_share=2)
+    app = aiohttp.web.Application()
+    app.add_routes(definitions(face))
+    async with TestClient(TestServer(app)) as client:
+
+        async def upload(of: str, name: str) -> int:
+            data, headers = zip_of_size(10), {"X-Client": of}
+            async with client.put(
+                f"/api/packages/gcs/{name}", data=data, headers=headers
+            ) as answer:
+                status: int = answer.status
+                return status
+
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(2):  # that never come to their end
+                _, writer = await asyncio.open_connection(client.host, client.port)
+                stack.callback(writer.close)
+                head = f"PUT /api/packages/gcs/{number} HTTP/1.1\r\nHost: x\r\nX-Client: slow"
+                writer.write(f"{head}\r\nContent-Length: 9\r\n\r\n".encode())
+                await writer.drain()
+            # Until both have come, there is room.
+            while await upload("slow", "late.zip") != 503:
+                pass
+            assert await upload("other", "other.zip") == 200
+        # And until the server knows that both have gone, there is none.
+        while await upload("slow", "late.zip") != 200:
+            pass
+        assert not face.uploads._shares
+        await face.close()

@@ -7,7 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from ray_jobs.dashboard_module.guard.clients import counted_as, networks
-from ray_jobs.dashboard_module.guard.limits import BURST_S, MAX_CLIENTS, Rate
+from ray_jobs.dashboard_module.guard.limits import (
+    BURST_S,
+    MAX_CLIENTS,
+    Rate,
+    SharedGauge,
+    share_of,
+)
 
 from ray_jobs.errors import TooManyRequests
 from ray_jobs.models import JobStatus
@@ -164,6 +170,64 @@ async def test_requests_at_once(cluster: Cluster) -> None:
         async with client.get("/api/jobs/") as answer:
             assert answer.status == 200
         assert guarded.guard._requests.count == 0
+
+
+@pytest.mark.parametrize(
+    ("most", "share", "expected"),
+    [(2000, 0.75, 1500), (1, 0.75, 1), (0, 0.75, 0), (100, 0, 0), (100, 1, 0), (100, 0.001, 1)],
+)
+def test_share_of_one_client(most: int, share: float, expected: int) -> None:
+    assert share_of(most, share) == expected
+
+
+def test_one_client_leaves_places_to_others() -> None:
+    gauge = SharedGauge(4, 0.5, "requests at once")
+    for _ in range(2):
+        gauge.take_for("a")
+    with pytest.raises(TooManyRequests, match="This client is at its limit of 2 requests"):
+        gauge.take_for("a")
+    for client in "bc":
+        gauge.take_for(client)
+    with pytest.raises(TooManyRequests, match="The server is at its limit of 4 requests"):
+        gauge.take_for("d")
+    gauge.give_back_for("a")
+    gauge.take_for("a")
+    for client in "aabc":
+        gauge.give_back_for(client)
+    assert gauge.count == 0
+    assert not gauge._counts  # nobody is remembered
+
+
+async def test_share_is_of_an_address(cluster: Cluster) -> None:
+    cluster.packages.writable.clear()
+    proxies, _ = networks(["127.0.0.1"])
+    async with serving(
+        cluster, max_requests=4, max_client_share=0.5, trusted_proxies=tuple(proxies)
+    ) as guarded:
+        client = guarded.client
+
+        def of(address: str) -> dict[str, str]:
+            return {"X-Forwarded-For": address}
+
+        path, data = "/api/packages/gcs/x.zip", sized_zip(200)
+        busy = [
+            asyncio.ensure_future(client.put(path, data=data, headers=of("10.0.0.1")))
+            for _ in range(2)
+        ]
+        for _ in busy:
+            await cluster.packages.put_begun.acquire()
+        async with client.get("/api/jobs/", headers=of("10.0.0.1")) as answer:
+            assert answer.status == 429
+            assert answer.headers["Retry-After"] == "1"
+            assert "This client is at its limit of 2 requests" in await answer.text()
+        async with client.get("/api/jobs/", headers=of("10.0.0.2")) as answer:
+            assert answer.status == 200
+        cluster.packages.writable.set()
+        for each in busy:
+            async with await each as answer:
+                assert answer.status == 200
+        async with client.get("/api/jobs/", headers=of("10.0.0.1")) as answer:
+            assert answer.status == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -1,0 +1,49 @@
+"""Folders and logs of this user's, where others may write too. Standard library only.
+
+Ray's session and log folders are open to all users of a machine: what is found there may be
+another's, who could read it, or have it lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+def own_folder(path: str) -> None:
+    """Make a folder that only this user may enter, or find it.
+
+    Raises OSError, `PermissionError` for another user's.
+    """
+    os.makedirs(path, 0o700, exist_ok=True)
+    found = os.lstat(path)
+    need_own(found, stat.S_IFDIR, path)
+    if found.st_mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+def open_to_write(path: str, flags: int = 0) -> int:
+    """Open a log that only this user may read, made where there is none.
+
+    Raises OSError, `PermissionError` for another user's file, and for what is no file.
+    """
+    # Not blocking: a pipe that nobody reads would be waited for.
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    try:
+        found = os.fstat(fd)
+        need_own(found, stat.S_IFREG, path)
+        if found.st_mode & 0o077:
+            os.fchmod(fd, 0o600)
+        os.set_blocking(fd, True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def need_own(found: os.stat_result, kind: int, path: str) -> None:
+    """Raise `PermissionError` unless something is of a kind (`stat.S_IFDIR`), and this user's."""
+    if stat.S_IFMT(found.st_mode) != kind or found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "Not used, as it may be another user's", path)
