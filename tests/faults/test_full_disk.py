@@ -12,7 +12,7 @@ import pytest
 
 from ray_jobs import JobInfo, JobSubmissionClient
 from ray_jobs.manager.transitions import LOG_MAY_BE_CUT_OFF
-from ray_jobs.models import JobStatus
+from ray_jobs.models import CUT_OFF_NOTICE, JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.disks import fill, small_disk
 from tests.faults.processes import kill_titled, runs, start_waiting_job, titled
@@ -116,9 +116,12 @@ def test_full_disk(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path
     info = ended(client, adopted[0])
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
     assert LOG_MAY_BE_CUT_OFF in (info.message or "")
+    for text in (client.get_job_logs(adopted[0]), "".join(client.tail_job_logs(adopted[0]))):
+        assert text.endswith(CUT_OFF_NOTICE)
     info = ended(client, client.submit_job(entrypoint="echo fine"))
     assert (info.status, info.message) == (JobStatus.SUCCEEDED, "Job finished successfully.")
     (folders[2] / "go").touch()
     info = ended(client, goes_on[0])
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
     assert LOG_MAY_BE_CUT_OFF not in (info.message or "")
+    assert CUT_OFF_NOTICE not in client.get_job_logs(goes_on[0])
