@@ -43,6 +43,13 @@ def read_kept_at(path: str, offset: int, max_bytes: int) -> tuple[int, bytes]:
         return 0, b""
 
 
+def drop_copied(path: str, copied: int) -> None:
+    """Remove a log if the head has all of it, its first `copied` bytes. No-op if it can't be."""
+    with contextlib.suppress(OSError):
+        if os.path.getsize(path) <= copied:
+            os.unlink(path)
+
+
 def note_in_log(path: str, text: str) -> None:
     """Add the server's own words to a log. No-op where that can't be done."""
     with contextlib.suppress(OSError), open(path, "ab") as file:

@@ -35,6 +35,8 @@ import random, sys
 for number in range({BLOCKS}):
     sys.stdout.buffer.write(random.Random(number).randbytes({BLOCK_BYTES}))
 """
+#: Where it is asked for, logs go from their hosts once they are on the head. None is removed there.
+BOUND = {"RAY_JOBS_FINISHED_LOGS_MAX_BYTES": "100000000000"}
 #: When its host is back, Ray's raylet there learns that the node was declared dead.
 GONE_S = 30.0
 
@@ -47,7 +49,8 @@ def away() -> Iterator[list[Host]]:
 
 @pytest.fixture(scope="module")
 def cluster(away: list[Host]) -> Iterator[Cluster]:
-    with plugin(enabled=True), running_cluster(NODE_TIMEOUT, cpus=1, ip=HEAD_IP) as cluster:
+    env = {**NODE_TIMEOUT, **BOUND}
+    with plugin(enabled=True), running_cluster(env, cpus=1, ip=HEAD_IP) as cluster:
         for number, host in enumerate(away):
             cluster.add_node(resources={f"host{number}": 1}, inside=host.inside, ip=host.ip)
         yield cluster
@@ -57,6 +60,11 @@ def cluster(away: list[Host]) -> Iterator[Cluster]:
 def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
     with JobSubmissionClient(cluster.address) as client:
         yield client
+
+
+def originals(cluster: Cluster, job_id: str) -> list[Path]:
+    """Return the log of a job on the host where it ran, if it is there still."""
+    return list(cluster.folder.glob(f"node*/session_2*/logs/job-driver-{job_id}.log*"))
 
 
 def test_host_cut_off_and_back(
@@ -73,11 +81,14 @@ def test_host_cut_off_and_back(
         other.wait_for_news(LAST_SECOND_S)
         away[0].connect()
         job.wait_for_news(RESUMED_S)
+    assert all(originals(cluster, each.job_id) for each in (job, other))
     (tmp_path / "go").touch()
     for each in (job, other):
         info = client.wait_until_finish(each.job_id, timeout=RESUMED_S)
         assert info.status is JobStatus.SUCCEEDED, info.message
         each.check_each_once()
+    left = [job.job_id, other.job_id]
+    wait_until(lambda: not any(originals(cluster, each) for each in left), "the head has both", 10)
 
 
 def test_manager_and_supervisor_killed_while_it_streams(
@@ -96,6 +107,7 @@ def test_manager_and_supervisor_killed_while_it_streams(
     info = client.wait_until_finish(job.job_id, timeout=30)
     assert info.status is JobStatus.SUCCEEDED, info.message
     job.check_each_once()
+    wait_until(lambda: not originals(cluster, job.job_id), "the head alone has it", 10)
 
 
 class Memory:
@@ -173,4 +185,5 @@ def test_host_cut_off_for_good(
     away[1].connect()
     wait_until(lambda: not job.processes(), "its processes are gone", GONE_S)
     job.check_each_once()
+    assert originals(cluster, job.job_id)
     cluster.kill_last_node()
