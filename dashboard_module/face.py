@@ -169,6 +169,15 @@ class Face:
             or now.record.attempt != job.record.attempt
         )
 
+    def log_may_be_cut_off(self, job: SubmissionJob) -> bool:
+        """Return whether the log of a job that was found before is known to lack its end."""
+        now = self._follower.replica.index.get(job.id)
+        return (
+            now is not None
+            and now.record.attempt == job.record.attempt
+            and now.record.log_may_be_cut_off
+        )
+
     def watch(
         self, job: SubmissionJob, wake: Callable[[], None]
     ) -> contextlib.AbstractContextManager[None]:

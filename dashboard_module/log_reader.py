@@ -15,7 +15,7 @@ import msgspec
 
 from ray_jobs.log_files import open_log
 from ray_jobs.log_holes import end_of_data, read_kept
-from ray_jobs.models import LogGap, gap_notice
+from ray_jobs.models import CUT_OFF_NOTICE, LogNote, gap_notice
 
 #: The largest frame that a tail sends, in bytes; stock clients take up to 4 MiB.
 MAX_FRAME_BYTES = 64 * 1024
@@ -183,22 +183,25 @@ class TextFrames:
         """Tell of bytes that aren't there any more."""
         return _cut(self._decoder.decode(b"", final=True) + gap_notice(dropped))
 
-    def end(self) -> Iterator[str]:
-        return _cut(self._decoder.decode(b"", final=True))
+    def end(self, *, is_cut_off: bool) -> Iterator[str]:
+        """Give what is left. Of a log that may be cut off, tell so."""
+        notice = CUT_OFF_NOTICE if is_cut_off else ""
+        return _cut(self._decoder.decode(b"", final=True) + notice)
 
 
 class ByteFrames:
-    """Passes the bytes of a log on as they are. Of what was dropped of it tells a frame of text."""
+    """Passes the bytes of a log on as they are. Of missing ones tell frames of text."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         return iter((data,) if data else ())
 
     def gap(self, dropped: int) -> Iterator[str]:
         """Tell of bytes that aren't there any more, in JSON."""
-        return iter((msgspec.json.encode(LogGap(dropped=dropped)).decode(),))
+        return iter((msgspec.json.encode(LogNote(dropped=dropped)).decode(),))
 
-    def end(self) -> Iterator[bytes]:
-        return iter(())
+    def end(self, *, is_cut_off: bool) -> Iterator[str]:
+        """Of a log that may be cut off, tell so in JSON: no bytes, so offsets stay right."""
+        return iter((msgspec.json.encode(LogNote(cut_off=True)).decode(),) if is_cut_off else ())
 
 
 def _cut(text: str) -> Iterator[str]:

@@ -49,7 +49,7 @@ class Frames(Protocol):
 
     def gap(self, dropped: int) -> Iterator[str]: ...
 
-    def end(self) -> Iterator[str] | Iterator[bytes]: ...
+    def end(self, *, is_cut_off: bool) -> Iterator[str]: ...
 
 
 async def serve_tail(
@@ -150,7 +150,7 @@ async def _pump(
             if loop.time() - last_sent >= PING_INTERVAL_S:
                 await websocket.ping()
                 last_sent = loop.time()
-        for frame in frames.end():
+        for frame in frames.end(is_cut_off=face.log_may_be_cut_off(job)):
             await _send(websocket, frame)
 
 
@@ -168,7 +168,7 @@ async def _pump_chunks(
             await _send(websocket, frame)
         if stopped.is_set():
             return
-    for frame in frames.end():
+    for frame in frames.end(is_cut_off=False):
         await _send(websocket, frame)
 
 

@@ -16,7 +16,7 @@ import time
 from ray_jobs.dashboard_note import exclusively, read_note, write_note
 from ray_jobs.errors import RayJobsError
 from ray_jobs.handover import runs, tell
-from ray_jobs.node_processes import SESSION_OPTION, Process, dashboards, raylets
+from ray_jobs.node_processes import SESSION_OPTION, Process, dashboards, is_seen, raylets
 
 #: How often is looked whether dashboard and raylet live: they are nobody's children here.
 CHECK_S = 0.5
@@ -26,6 +26,7 @@ SETTLING_S = 0.5
 LASTING_S = 30.0
 LAST_PAUSE_S = 30.0
 END_TIMEOUT_S = 3.0
+SEEN_RETRY_S = 0.001
 
 
 class DashboardWatchError(RayJobsError):
@@ -101,6 +102,7 @@ class DashboardWatcher:
                     self._adopt(others[0])
                     return
                 self._child = start(self._dashboard)
+                until_seen(self._child)
         except OSError as error:
             say(f"the dashboard is dead, and can't be started: {error}.")
             return
@@ -128,6 +130,15 @@ def start(dashboard: Process) -> subprocess.Popen[bytes]:
         # It outlives its watcher.
         start_new_session=True,
     )
+
+
+def until_seen(dashboard: subprocess.Popen[bytes]) -> None:
+    """Wait until other watchers can see a dashboard that was started, or it has ended.
+
+    The kernel shows a command line a moment after the new program has begun.
+    """
+    while dashboard.poll() is None and not is_seen(dashboard.pid):
+        time.sleep(SEEN_RETRY_S)
 
 
 def find_dashboard(gcs_address: str | None = None) -> Process:

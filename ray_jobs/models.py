@@ -152,10 +152,18 @@ class LogsResponse(msgspec.Struct):
     logs: str
 
 
-class LogGap(msgspec.Struct, kw_only=True):
+class LogNote(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A frame of text among the frames of bytes of a followed log."""
 
-    dropped: int  #: So many bytes at this place aren't there any more (`max_log_bytes`).
+    dropped: int = 0  #: So many bytes at this place aren't there any more (`max_log_bytes`).
+    cut_off: bool = False  #: The log ends here, and some of what its job wrote may be missing.
+
+
+#: What readers of such a log are told at its end.
+CUT_OFF_NOTICE = (
+    "\n[ray-jobs] The disk under this log was full when its job ended: some of what it wrote may be"
+    " missing.\n"
+)
 
 
 def gap_notice(dropped: int) -> str:

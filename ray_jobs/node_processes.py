@@ -65,6 +65,13 @@ def command_lines() -> Iterator[tuple[int, list[str]]]:
                     yield int(name), argv
 
 
+def is_seen(pid: int) -> bool:
+    """Return whether a process has its command line already."""
+    with contextlib.suppress(OSError):
+        return bool(_words(f"/proc/{pid}/cmdline"))
+    return False
+
+
 def _words(path: str) -> list[str]:
     with open(path, "rb") as file:
         return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]

@@ -52,6 +52,8 @@ class JobRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     on_head: bool = True
     #: Bytes of the head's log file that were there before the copy of a worker node's began.
     log_base_bytes: int = 0
+    #: Its disk was full at its end, or the copy of its log was given up: some may be missing there.
+    log_may_be_cut_off: bool = False
     #: Ray's agent on the head holds the job's environment, and is told when the job has ended.
     holds_env: bool = False
     #: Written by Ray's own job server: listed and deletable, but not ours to run.

@@ -30,6 +30,8 @@ KEPT_EPOCHS = 4
 #: read so long after its claim that no other will write any more.
 FENCE_S = 0.1
 SETTLING_S = 0.3
+#: The calls of a write, one after the other: the look at the epochs, the record, its mirror.
+CALLS_OF_A_WRITE = 3
 #: Records that are read with one call: some 30 ms of the GCS. While they are decoded, the next
 #: ones are on their way.
 READ_PIECE = 5_000
@@ -89,9 +91,11 @@ class KvStore:
             keys = await self._kv.keys(KV_NAMESPACE, EPOCH_PREFIX)
             taken = [int(key.removeprefix(EPOCH_PREFIX)) for key in keys]
             epoch = max(taken, default=0) + 1
+            began = time.monotonic()
             claimed = await self._kv.put(
                 KV_NAMESPACE, f"{EPOCH_PREFIX}{epoch}", self._claim, overwrite=False
             )
+            took_s = time.monotonic() - began
             if claimed:
                 break
         self._epoch = epoch
@@ -99,7 +103,8 @@ class KvStore:
             if old <= epoch - KEPT_EPOCHS:
                 await self._kv.delete(KV_NAMESPACE, f"{EPOCH_PREFIX}{old}")
         if taken:
-            await asyncio.sleep(SETTLING_S)
+            # A predecessor that looked just before may have its answers as late as we had ours.
+            await asyncio.sleep(SETTLING_S + CALLS_OF_A_WRITE * took_s)
         return epoch
 
     async def load(self) -> list[JobRecord]:

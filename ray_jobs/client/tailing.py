@@ -16,7 +16,7 @@ from ray_jobs.client.connection_errors import mapped
 from ray_jobs.client.retry import PASSING, Outage, RetryPolicy
 from ray_jobs.client.transport import Transport, WebSocket, quoted
 from ray_jobs.keepalive import notice_dead_peer
-from ray_jobs.models import API_PREFIX, LogGap, gap_notice
+from ray_jobs.models import API_PREFIX, CUT_OFF_NOTICE, LogNote, gap_notice
 
 #: A connection that lasted so long counts as a success, though it brought nothing.
 LASTING_S = 5.0
@@ -37,6 +37,7 @@ async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncG
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     outage = Outage(policy)
     offset = 0
+    is_cut_off = False
     while True:
         opened = time.monotonic()
         try:
@@ -47,9 +48,11 @@ async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncG
                 while (data := await _next_frame(transport, connection)) is not None:
                     outage.over()
                     if isinstance(data, str):
-                        gap = msgspec.json.decode(data, type=LogGap)
-                        offset += gap.dropped
-                        yield decoder.decode(b"", final=True) + gap_notice(gap.dropped)
+                        note = msgspec.json.decode(data, type=LogNote)
+                        is_cut_off = is_cut_off or note.cut_off
+                        if note.dropped:
+                            offset += note.dropped
+                            yield decoder.decode(b"", final=True) + gap_notice(note.dropped)
                         continue
                     offset += len(data)
                     text = decoder.decode(data)
@@ -73,7 +76,8 @@ async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncG
                 f"The log stream of {job_id} broke off after {offset} bytes: {error}",
                 hint=f"The job goes on. Its whole log: get_job_logs({job_id!r}).",
             ) from error
-    rest = decoder.decode(b"", final=True)
+    # Told once, though the connection may be lost after it was heard of.
+    rest = decoder.decode(b"", final=True) + (CUT_OFF_NOTICE if is_cut_off else "")
     if rest:
         yield rest
 

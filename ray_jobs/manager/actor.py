@@ -169,7 +169,8 @@ class JobManager:
             dashboard_url = await _ray.dashboard_url(self._kv)
             supervisors = Supervisors(
                 # RAY_ADDRESS is the GCS's address inside a job; job clients need the dashboard's.
-                default_env={"RAY_API_SERVER_ADDRESS": dashboard_url} if dashboard_url else {}
+                default_env={"RAY_API_SERVER_ADDRESS": dashboard_url} if dashboard_url else {},
+                drops_copied_logs=self._logs.bound.is_on or RetentionSettings.of(os.environ).is_on,
             )
             of_jobs, pooled = await supervisors.names()
             await end_leftovers(supervisors, of_jobs, records)
@@ -222,8 +223,7 @@ class JobManager:
             self._runner.lead_on(record.submission_id, members.get(record.attempt))
         self._intake.open(self._runner.run)
         self._logs.shelf.open(self._is_live)
-        not_finished = [each for each in records if each.is_live or each.foreign]
-        self._logs.bound.open([each.submission_id for each in not_finished], self._is_live)
+        self._logs.bound.open(records, self._is_live)
         self._retention.open(records)
         self._spawn(self._store.mirror.repair(records, self._journal.staying))
         self._foreign = ForeignJobs(self._journal, self._store, supervisors)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,7 +134,10 @@ class FolderArchive:
 
 
 class UrlArchive:
-    """An archive behind a URL, by fsspec. Connects when it is used first.
+    """An archive behind a URL, by fsspec. Connects when it is used first, and after a failure.
+
+    Object stores have a file entirely or not at all, and serve threads side by side. Others (FTP,
+    SFTP, WebDAV) have one connection for one caller at a time, and show a file that is being sent.
 
     Raises `BadArchive` if fsspec, or what it needs for this kind of URL, isn't installed.
     """
@@ -148,13 +152,27 @@ class UrlArchive:
             ) from None
         self._fsspec = fsspec
         try:
-            fsspec.get_filesystem_class(urlsplit(url).scheme)
+            kind = fsspec.get_filesystem_class(urlsplit(url).scheme)
         except Exception as error:  # noqa: BLE001 - of the import of anybody's package
             raise BadArchive(str(error)) from None
+        self._is_object_store = bool(kind.async_impl)
+        self._turn: contextlib.AbstractContextManager[Any] = (
+            contextlib.nullcontext() if self._is_object_store else threading.Lock()
+        )
         self._connected: tuple[Any, str] | None = None
 
     def write(self, name: str, data: bytes) -> None:
-        self._put(name, lambda files, path: files.pipe_file(path, data))
+        def put(files: Any, path: str) -> None:
+            if self._is_object_store:
+                files.pipe_file(path, data)
+                return
+            part = f"{path}.part"
+            files.pipe_file(part, data)
+            if files.exists(path):  # of a try whose answer was lost: not all replace a file
+                files.rm_file(path)
+            files.mv(part, path)
+
+        self._put(name, put)
 
     def copy(self, name: str, source: int, *, is_bounded: bool = False) -> None:
         def put(files: Any, path: str) -> None:
@@ -169,11 +187,20 @@ class UrlArchive:
         self._put(name, put)
 
     def _put(self, name: str, put: Callable[[Any, str], None]) -> None:
+        """Write a file of the archive."""
+        with self._turn:
+            if self._connected is None:
+                self._connected = self._fsspec.core.url_to_fs(self._url)
+            files, root = self._connected
+            path = f"{root.rstrip('/')}/{name}"
+            try:
+                self._put_in_folder(files, path, put)
+            except BaseException:
+                self._connected = None  # it may be the connection that is broken
+                raise
+
+    def _put_in_folder(self, files: Any, path: str, put: Callable[[Any, str], None]) -> None:
         """Write a file, and make the folder for it if it may be that which is missing."""
-        if self._connected is None:
-            self._connected = self._fsspec.core.url_to_fs(self._url)
-        files, root = self._connected
-        path = f"{root.rstrip('/')}/{name}"
         try:
             put(files, path)
         except Exception:  # what a missing folder is depends on the file system

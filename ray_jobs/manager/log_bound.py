@@ -11,11 +11,13 @@ import contextlib
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ray_jobs.environ import number
 from ray_jobs.keeper.files import open_to_write
 from ray_jobs.log_files import LOG_PREFIX, NOTICE, SHELF, close_all, id_of_log, log_name, places
+from ray_jobs.manager.times import BOOTED_AT_MS, ended_boot_ms
+from ray_jobs.records import JobRecord
 from ray_jobs.supervisor.node import read_text
 
 logger = logging.getLogger(__name__)
@@ -47,16 +49,20 @@ class LogBound:
         max_bytes = int(number(environ, "RAY_JOBS_FINISHED_LOGS_MAX_BYTES", -1))
         return cls(directory, max_bytes if max_bytes >= 0 else None)
 
-    def open(self, skipped: Collection[str], is_live: Callable[[str], bool]) -> None:
+    @property
+    def is_on(self) -> bool:
+        return self._max_bytes is not None
+
+    def open(self, records: Sequence[JobRecord], is_live: Callable[[str], bool]) -> None:
         """Begin: count the logs that are there. No-op where there is no bound.
 
         Args:
-            skipped: Submission ids of jobs that run, or aren't ours.
+            records: All jobs. Logs of those that run, or aren't ours, don't count.
             is_live: Tells of a submission id whether such a job may still write to its log.
         """
         self._is_live = is_live
         if self._max_bytes is not None:
-            self._task = asyncio.ensure_future(self._begin({log_name(each) for each in skipped}))
+            self._task = asyncio.ensure_future(self._begin(records))
 
     def ended(self, submission_id: str) -> None:
         """Count the log of a job that has ended."""
@@ -105,10 +111,10 @@ class LogBound:
         if self._max_bytes is not None and self._total > self._max_bytes and not is_busy:
             self._task = asyncio.ensure_future(self._shrink(self._max_bytes))
 
-    async def _begin(self, skipped: set[str]) -> None:
+    async def _begin(self, records: Sequence[JobRecord]) -> None:
         assert self._max_bytes is not None
         try:
-            found = await asyncio.to_thread(self._scan, skipped)
+            found = await asyncio.to_thread(self._scan, records)
         except OSError:
             logger.exception("Can't count the logs of finished jobs.")
             found = {}
@@ -119,17 +125,29 @@ class LogBound:
         self._sizes = OrderedDict({**found, **self._sizes})
         await self._shrink(self._max_bytes)
 
-    def _scan(self, skipped: set[str]) -> dict[str, int]:
-        """Return the sizes of all logs that are there."""
+    def _scan(self, records: Sequence[JobRecord]) -> dict[str, int]:
+        """Return the sizes of all logs that are there, the oldest end first.
+
+        Of a deleted job's log is only known when it was written last.
+        """
+        ends_ms = {
+            log_name(each.submission_id): None
+            if each.is_live or each.foreign
+            else ended_boot_ms(each)
+            for each in records
+        }
         ages = []
         for folder in (self._directory, os.path.join(self._directory, SHELF)):
             with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
                 for entry in entries:
-                    is_log = entry.name.startswith(LOG_PREFIX) and entry.name not in skipped
-                    if is_log and not entry.is_symlink():
-                        with contextlib.suppress(FileNotFoundError):
-                            size = entry.stat().st_blocks * BLOCK_BYTES
-                            ages.append((entry.stat().st_mtime_ns, entry.name, size))
+                    if not entry.name.startswith(LOG_PREFIX) or entry.is_symlink():
+                        continue
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat()
+                        written_ms = status.st_mtime_ns // 1_000_000 - BOOTED_AT_MS
+                        end_ms = ends_ms.get(entry.name, written_ms)
+                        if end_ms is not None:
+                            ages.append((end_ms, entry.name, status.st_blocks * BLOCK_BYTES))
         return {name: size for _, name, size in sorted(ages)}
 
     def _write_notice(self, max_bytes: int) -> None:

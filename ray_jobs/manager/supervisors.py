@@ -52,13 +52,19 @@ STOP_ENV_VARS = ("RAY_JOB_STOP_SIGNAL", "RAY_JOB_STOP_WAIT_TIME_S")
 
 
 class Supervisors:
-    """The supervisor actors of this cluster: those of single jobs, and those of the pool."""
+    """The supervisor actors of this cluster: those of single jobs, and those of the pool.
 
-    def __init__(self, default_env: dict[str, str]) -> None:
+    Args:
+        default_env: Variables of entrypoints where their jobs don't set them.
+        drops_copied_logs: Logs of jobs on other nodes are removed there once they are on the head.
+    """
+
+    def __init__(self, default_env: dict[str, str], *, drops_copied_logs: bool = False) -> None:
         self._class = _supervisor_class()
         self._zygote_source = zygote_source()
         self._drop_env = _ray.internal_env_vars()
         self._default_env = default_env
+        self._drops_copied_logs = drops_copied_logs
 
     async def create(self, record: JobRecord, log_path: str) -> Any:
         """Return a new supervisor in the job's runtime environment, placed as the job asks.
@@ -199,6 +205,7 @@ class Supervisors:
             "log_name": log_name(record.submission_id),
             "log_header": f"Running entrypoint for job {record.submission_id}: {shown}\n",
             "fresh_log": not record.on_head,
+            "drops_copied_log": self._drops_copied_logs,
             "max_log_bytes": record.max_log_bytes,
             "stop_requested": record.stop_requested,
             "command_prefix": built.command_prefix,

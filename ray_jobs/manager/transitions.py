@@ -108,7 +108,7 @@ def concluded(record: JobRecord, outcome: dict[str, Any], now_ms: int) -> JobRec
     ended = _ended(record, outcome, now_ms)
     if ended is not None and outcome.get("log_disk_full"):
         message = f"{ended.message or default_message(ended)}\n{LOG_MAY_BE_CUT_OFF}"
-        ended = msgspec.structs.replace(ended, message=message)
+        ended = msgspec.structs.replace(ended, message=message, log_may_be_cut_off=True)
     return ended
 
 

@@ -22,7 +22,7 @@ from ray_jobs.keeper.files import own_folder
 from ray_jobs.keeper.sockets import listen
 from ray_jobs.supervisor.attempt import Attempt
 from ray_jobs.supervisor.bounding import keep_bounded, trim_once
-from ray_jobs.supervisor.logs import last_lines, read_at, read_kept_at, set_aside
+from ray_jobs.supervisor.logs import drop_copied, last_lines, read_at, read_kept_at, set_aside
 from ray_jobs.supervisor.node import (
     CONTROL_SOCKET,
     HEAD_TOKEN_FILE,
@@ -234,6 +234,8 @@ class JobSupervisor:
             # The folder of one that was never started stays: the order may be on its way still.
             if attempt is not None and attempt.status["state"] != "unknown":
                 forget(attempt.directory)
+                if attempt.drops_log:
+                    await asyncio.to_thread(drop_copied, attempt.log_path, attempt.copied or 0)
 
     # --- calls of Ray's own job server, when it comes back while our jobs run -----------------
 
@@ -267,6 +269,7 @@ class JobSupervisor:
             attempt.max_log_bytes = order.get("max_log_bytes")  # not of earlier managers
             # The log of a job on the head is the head's own, without a copy.
             attempt.copied = 0 if order["fresh_log"] else None
+            attempt.drops_log = order["fresh_log"] and order.get("drops_copied_log", False)
             attempt.known.set()
         # A new manager's order may be the first to tell of a stop that the former one recorded.
         if order["stop_requested"] and not attempt.stop_requested:

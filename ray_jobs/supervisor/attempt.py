@@ -24,6 +24,8 @@ class Attempt:
         #: head has its copy up to there. None where the head needs none.
         self.max_log_bytes: int | None = None
         self.copied: int | None = None
+        #: The log is removed here once the head has all of it and the end has been recorded.
+        self.drops_log = False
         self.stop_env: dict[str, str] = {}
         #: A stop may come before the entrypoint has been started.
         self.stop_requested = False

@@ -62,6 +62,13 @@ def _opened(path: str) -> int | None:
     return fd
 
 
+def drop_copied(path: str, copied: int) -> None:
+    """Remove a log if the head has all of it, its first `copied` bytes. No-op if it can't be."""
+    with contextlib.suppress(OSError):
+        if os.path.getsize(path) <= copied:
+            os.unlink(path)
+
+
 def note_in_log(path: str, text: str) -> None:
     """Add the server's own words to a log. No-op where that can't be done."""
     with contextlib.suppress(OSError), open(open_to_write(path, os.O_APPEND), "ab") as file:

@@ -19,24 +19,32 @@ from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.processes import kill_titled
 from tests.faults.table import times
+from tests.ftp import FtpServer
 from tests.waiting import wait_until
 
 KEPT_JOBS = 15
 KEPT_S = 10
 MAX_LOGS_BYTES = 10_000_000
 MANAGER = "ray::JobManager"
-KILLS = 3
+KILLS = 2
+LEAVING_JOBS = 10
+#: A command, and what it prints: to be sent takes a while.
+LARGE = ("head -c 20000000 /dev/zero | tr '\\0' x", "x" * 20_000_000)
 #: A batch is gathered, written, and removed; after trouble, when it is tried again.
 PATIENCE_S = 30.0
 
 
 class Retained:
-    """A cluster that keeps few jobs, and the logs of all jobs that it was given."""
+    """A cluster that keeps few jobs, and the logs of all jobs that it was given.
 
-    def __init__(self, cluster: Cluster, client: JobSubmissionClient) -> None:
+    Args:
+        archive: Where the files of its archive are.
+    """
+
+    def __init__(self, cluster: Cluster, client: JobSubmissionClient, archive: Path) -> None:
         self.cluster = cluster
         self.client = client
-        self.archive = cluster.logs_dir / ARCHIVE_FOLDER
+        self.archive = archive
         self.logs: dict[str, str] = {}
 
     def run(self, count: int) -> list[str]:
@@ -121,7 +129,7 @@ def retained() -> Iterator[Retained]:
         running_cluster(env, cpus=2) as cluster,
         JobSubmissionClient(cluster.address) as client,
     ):
-        yield Retained(cluster, client)
+        yield Retained(cluster, client, cluster.logs_dir / ARCHIVE_FOLDER)
 
 
 def test_by_count(retained: Retained) -> None:
@@ -206,6 +214,27 @@ def test_by_age(retained: Retained) -> None:
     assert (retained.archive / last["log"]["name"]).stat().st_size == len(retained.logs["large-3"])
     assert lines["large-0"]["log"] == {"name": None, "bytes": 0, "removed": True}
     assert list(retained.cluster.logs_dir.rglob("job-driver-large-*")) == []
+
+
+def test_archive_on_another_machine(tmp_path: Path) -> None:
+    """An FTP server, which shows files while they are sent, and breaks connections when it dies."""
+    with FtpServer(tmp_path / "remote") as server, plugin(enabled=True):
+        env = {"RAY_JOBS_RETAIN_JOBS": "0", "RAY_JOBS_ARCHIVE": server.url}
+        with (
+            running_cluster(env, cpus=2) as cluster,
+            JobSubmissionClient(cluster.address) as client,
+        ):
+            remote = Retained(cluster, client, server.archive)
+            remote.submit("large", *LARGE)
+            remote.run(LEAVING_JOBS)
+            wait_until(lambda: any(server.archive.rglob("*.log")), "a log is there", PATIENCE_S)
+            assert kill_titled(MANAGER)
+            server.kill()
+            remote.submit("later")
+            wait_until(lambda: warnings(cluster) == 1, "it is told", PATIENCE_S)
+            server.start()
+            remote.until_few(0)
+            remote.check()
 
 
 def warnings(cluster: Cluster) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.cluster import BIN, Cluster, free_port, plugin
+from tests.faults.late_answers import LateAnswers
 from tests.faults.processes import ATTEMPT_VARIABLE, processes, runs, send
 from tests.waiting import wait_until
 
@@ -70,16 +71,22 @@ class LastingCluster(Cluster):
     """A head node that can be stopped and started again.
 
     Its processes are watched by nobody: `ray start --block` would end the node with its GCS.
+
+    Args:
+        answers: Between the GCS and its Redis.
     """
 
-    def __init__(self, env: dict[str, str], folder: Path, redis: Redis) -> None:
+    def __init__(
+        self, env: dict[str, str], folder: Path, redis: Redis, answers: LateAnswers
+    ) -> None:
         self._mark = str(folder)
         redis_env = {
-            "RAY_REDIS_ADDRESS": f"127.0.0.1:{redis.port}",
+            "RAY_REDIS_ADDRESS": f"127.0.0.1:{answers.port}",
             MARK_VARIABLE: self._mark,
         }
         super().__init__({**redis_env, **env}, folder)
         self.redis = redis
+        self.redis_answers = answers
 
     def _start_node(self, name: str, *arguments: str, inside: Sequence[str] = ()) -> None:
         with (self.folder / f"{name}.out").open("ab") as log:
@@ -196,14 +203,14 @@ def lasting_cluster(
     folder = Path(tempfile.mkdtemp(prefix="rjt-", dir="/tmp"))
     redis_folder = Path(tempfile.mkdtemp(prefix="rjt-redis-", dir="/tmp"))
     redis = Redis(redis_folder)
-    cluster = LastingCluster(env or {}, folder, redis)
-    try:
-        with plugin(enabled=True):
+    with plugin(enabled=True), LateAnswers(redis.port) as answers:
+        cluster = LastingCluster(env or {}, folder, redis, answers)
+        try:
             redis.start()
             cluster.start(cpus=cpus)
             yield cluster
-    finally:
-        cluster.stop()
-        redis.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(redis_folder, ignore_errors=True)
+        finally:
+            cluster.stop()
+            redis.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(redis_folder, ignore_errors=True)

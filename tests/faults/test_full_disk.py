@@ -13,7 +13,7 @@ import pytest
 
 from ray_jobs import JobInfo, JobSubmissionClient
 from ray_jobs.manager.transitions import LOG_MAY_BE_CUT_OFF
-from ray_jobs.models import JobStatus
+from ray_jobs.models import CUT_OFF_NOTICE, JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.disks import fill, small_disk
 from tests.faults.judging import judged
@@ -127,6 +127,8 @@ def test_full_disk(
     info = ended(client, adopted[0])
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
     assert LOG_MAY_BE_CUT_OFF in (info.message or "")
+    for text in (client.get_job_logs(adopted[0]), "".join(client.tail_job_logs(adopted[0]))):
+        assert text.endswith(CUT_OFF_NOTICE)
     began = time.monotonic()
     fine = client.submit_job(entrypoint="echo fine")
     submission_s = time.monotonic() - began
@@ -136,6 +138,7 @@ def test_full_disk(
     info = ended(client, goes_on[0])
     assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
     assert LOG_MAY_BE_CUT_OFF not in (info.message or "")
+    assert CUT_OFF_NOTICE not in client.get_job_logs(goes_on[0])
     failed = JobStatus.FAILED
     expected: dict[str, tuple[JobStatus, int | None]] = {prints: (failed, 7), fills: (failed, 1)}
     expected |= dict.fromkeys((ends[0], adopted[0], goes_on[0]), (failed, 5))

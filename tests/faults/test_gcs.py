@@ -13,6 +13,7 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.faults.campaign import KINDS, Campaign, campaign
+from tests.faults.late_answers import LateAnswers
 from tests.faults.processes import send
 from tests.faults.redis_cluster import LastingCluster, lasting_cluster
 from tests.faults.table import times
@@ -23,6 +24,11 @@ DOWN_S = (0.0, 3.0)
 #: Below what lets Ray take a node for dead.
 SHORTEST_HANG_S = 2.0
 HANGS_S = (SHORTEST_HANG_S, 5.0)
+#: Each answer of the Redis comes so late at most, for so long. A call waits for all before it.
+LATE_S = 3.0
+SLOW_S = (6.0, 9.0)
+#: Fewer, and nothing was slow.
+LATE_ANSWERS = 20
 #: A submission that waited for the GCS is accepted so soon after it is back.
 BACK_WITHIN_S = 5.0
 
@@ -69,6 +75,23 @@ def hang(pid: int) -> Callable[[Campaign], Awaitable[None]]:
     return fault
 
 
+def slow_down(answers: LateAnswers) -> Callable[[Campaign], Awaitable[None]]:
+    """Return a fault in which the state can be reached, but every answer comes seconds late."""
+
+    async def fault(run: Campaign) -> None:
+        before = answers.late
+        answers.most_s = LATE_S
+        try:
+            await asyncio.sleep(run.rng.uniform(*SLOW_S))
+        finally:
+            answers.most_s = 0.0
+        await asyncio.sleep(LATE_S)  # until the last late one has come
+        run.workload.injected_at = time.monotonic()
+        assert answers.late - before > LATE_ANSWERS
+
+    return fault
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -76,6 +99,7 @@ def hang(pid: int) -> Callable[[Campaign], Awaitable[None]]:
         pytest.param("Redis killed", marks=pytest.mark.long),
         pytest.param("GCS hangs", marks=pytest.mark.long),
         "Redis hangs",
+        "KV slow",
     ],
 )
 async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str) -> None:
@@ -85,6 +109,7 @@ async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str
         "Redis killed": restart.of_redis,
         "GCS hangs": hang(restart.gcs.pid),
         "Redis hangs": hang(cluster.redis.pid),
+        "KV slow": slow_down(cluster.redis_answers),
     }[fault]
     name = f"{fault}, then is back"
     kinds = (*KINDS, "placed")

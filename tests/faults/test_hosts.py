@@ -38,6 +38,8 @@ import random, sys
 for number in range({BLOCKS}):
     sys.stdout.buffer.write(random.Random(number).randbytes({BLOCK_BYTES}))
 """
+#: Where it is asked for, logs go from their hosts once they are on the head. None is removed there.
+BOUND = {"RAY_JOBS_FINISHED_LOGS_MAX_BYTES": "100000000000"}
 #: When its host is back, Ray's raylet there learns that the node was declared dead.
 GONE_S = 30.0
 
@@ -50,7 +52,8 @@ def away() -> Iterator[list[Host]]:
 
 @pytest.fixture(scope="module")
 def cluster(away: list[Host]) -> Iterator[Cluster]:
-    with plugin(enabled=True), running_cluster(NODE_TIMEOUT, cpus=1, ip=HEAD_IP) as cluster:
+    env = {**NODE_TIMEOUT, **BOUND}
+    with plugin(enabled=True), running_cluster(env, cpus=1, ip=HEAD_IP) as cluster:
         for number, host in enumerate(away):
             cluster.add_node(resources={f"host{number}": 1}, inside=host.inside, ip=host.ip)
         yield cluster
@@ -60,6 +63,11 @@ def cluster(away: list[Host]) -> Iterator[Cluster]:
 def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
     with JobSubmissionClient(cluster.address) as client:
         yield client
+
+
+def originals(cluster: Cluster, job_id: str) -> list[Path]:
+    """Return the log of a job on the host where it ran, if it is there still."""
+    return list(cluster.folder.glob(f"node*/session_2*/logs/job-driver-{job_id}.log*"))
 
 
 def test_host_cut_off_and_back(
@@ -78,9 +86,12 @@ def test_host_cut_off_and_back(
         other.wait_for_news(LAST_SECOND_S)
         away[0].connect()
         resumed_s.append(job.wait_for_news(RESUMED_S))
+    assert all(originals(cluster, each.job_id) for each in (job, other))
     (tmp_path / "go").touch()
     ends = succeeded(client, job, other)
     report(Row(fault, len(resumed_s), judged(client, ends), notice_s=max(resumed_s)))
+    left = [job.job_id, other.job_id]
+    wait_until(lambda: not any(originals(cluster, each) for each in left), "the head has both", 10)
 
 
 def succeeded(
@@ -113,6 +124,7 @@ def test_manager_and_supervisor_killed_while_it_streams(
     (tmp_path / "go").touch()
     ends = succeeded(client, job)
     report(Row(fault, len(resumed_s), judged(client, ends), notice_s=max(resumed_s)))
+    wait_until(lambda: not originals(cluster, job.job_id), "the head alone has it", 10)
 
 
 def test_adoption(client: JobSubmissionClient, away: list[Host], tmp_path: Path) -> None:
@@ -209,6 +221,7 @@ def test_host_cut_off_for_good(
     away[1].connect()
     wait_until(lambda: not job.processes(), "its processes are gone", GONE_S)
     job.check_each_once()
+    assert originals(cluster, job.job_id)
     verdict = judged(client, {job.job_id: (JobStatus.FAILED, None)})
     report(Row(fault, 1, verdict, notice_s=noticed_s))
     cluster.kill_last_node()

@@ -143,6 +143,20 @@ def test_it_ends_with_the_raylet(node: Node, dashboard: subprocess.Popen[bytes])
     assert not runs(pid)
 
 
+def test_none_is_started_for_a_cluster_that_is_stopped(
+    node: Node, dashboard: subprocess.Popen[bytes]
+) -> None:
+    """Whichever of its processes goes first."""
+    watcher = node.watch("watching.SETTLING_S = 1.0")
+    until_said(watcher, "watching")
+    kill(dashboard)
+    node.raylet.kill()
+    _, said = watcher.communicate(timeout=5)
+    assert watcher.returncode == 0
+    assert "started again" not in said
+    assert node.running() == []
+
+
 def test_one_that_died_with_its_watcher(node: Node, dashboard: subprocess.Popen[bytes]) -> None:
     watcher = node.watch()
     until_said(watcher, "watching")

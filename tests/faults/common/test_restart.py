@@ -1,26 +1,35 @@
-"""Submissions in the moments in which a new manager takes over."""
+"""The moments in which a new manager takes over."""
 
 from __future__ import annotations
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
+
+import pytest
 
 from ray_jobs import DuplicateSubmissionId, JobSubmissionClient
 from ray_jobs.models import JobStatus
+from tests.cluster import Cluster
 from tests.faults.common.modes import each_its_own
-from tests.faults.processes import titled
+from tests.faults.processes import runs, start_waiting_job, titled
+from tests.faults.stored import check_kv_is_as_listed
+from tests.faults.successor import Successor
+from tests.faults.supervisors import MANAGER
 
 IDS = [f"job-{number}" for number in range(8)]
 
 
-@each_its_own
+pytestmark = each_its_own
+
+
 def test_each_id_is_one_job(client: JobSubmissionClient) -> None:
     """Some ids have a job already, some are submitted twice, all while the manager restarts."""
     known = client.submit_job(entrypoint="echo known", submission_id="known")
     client.wait_until_finish(known, timeout=60)
-    [manager] = titled("ray::JobManager")
+    [manager] = titled(MANAGER)
     os.kill(manager, signal.SIGKILL)
 
     def submit(submission_id: str) -> bool:
@@ -36,3 +45,38 @@ def test_each_id_is_one_job(client: JobSubmissionClient) -> None:
         assert client.wait_until_finish(submission_id, timeout=60).status is JobStatus.SUCCEEDED
         assert client.get_job_logs(submission_id).count("new\n") == 1 + 1  # the header and the echo
     assert "known\n" in client.get_job_logs(known)
+
+
+@pytest.mark.parametrize(
+    "occasion",
+    ["a submission", pytest.param("a stop", marks=pytest.mark.long), "the end of a job"],
+)
+def test_a_predecessor_writes_nothing_more(
+    cluster: Cluster, client: JobSubmissionClient, tmp_path: Path, occasion: str
+) -> None:
+    """Nobody ends it or tells it: by itself it finds that another has claimed the next epoch."""
+    running, shell = start_waiting_job(client, tmp_path)
+    [manager] = titled(MANAGER)
+    with ThreadPoolExecutor(1) as threads, Successor(cluster, manager) as successor:
+        assert f"job:{running}" in successor.found
+        answer: Future[object] | None = None
+        if occasion == "a submission":
+            answer = threads.submit(client.submit_job, entrypoint="echo", submission_id="late")
+        elif occasion == "a stop":
+            answer = threads.submit(client.stop_job, running)
+        else:
+            (tmp_path / "go").touch()
+        assert successor.found_later() == successor.found
+        assert runs(shell) or occasion == "the end of a job"
+        if answer is not None:  # the next manager's, which Ray starts
+            assert answer.result(60) in ("late", True)
+    (tmp_path / "go").touch()
+    info = client.wait_until_finish(running, timeout=60)
+    if occasion == "a stop":
+        assert info.status is JobStatus.STOPPED
+    else:
+        assert (info.status, info.driver_exit_code) == (JobStatus.FAILED, 5)
+    if occasion == "a submission":
+        assert client.wait_until_finish("late", timeout=60).status is JobStatus.SUCCEEDED
+    assert titled(MANAGER) != [manager]
+    check_kv_is_as_listed(cluster)

@@ -11,6 +11,7 @@ from aiohttp import web
 from ray_jobs import errors
 from ray_jobs.client.async_client import AsyncJobSubmissionClient
 from ray_jobs.client.retry import RetryPolicy
+from ray_jobs.models import CUT_OFF_NOTICE
 from tests.unit.client.job_server import JobServer
 
 OWN = "/api/ray_jobs/v1/jobs/a/logs/tail"
@@ -78,6 +79,23 @@ async def test_lost_connection_is_taken_up_again(server: JobServer, how: str) ->
     assert await tail(server) == LOG.decode("utf-8", "replace")
     offsets = [path.partition("offset=")[2] for _, path in server.requests if "offset" in path]
     assert offsets == [str(n) for n in range(0, len(LOG), 101)]
+
+
+async def test_log_that_may_be_cut_off(server: JobServer) -> None:
+    """The connection is lost between the word of it and the end of the stream."""
+    offsets = []
+
+    async def act(websocket: web.WebSocketResponse, request: web.Request) -> None:
+        offset = int(request.query["offset"])
+        offsets.append(offset)
+        await websocket.send_bytes(LOG[offset:])
+        await websocket.send_str('{"cut_off": true}')
+        if len(offsets) < 3:
+            await websocket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+
+    serve(server, OWN, act)
+    assert await tail(server) == LOG.decode("utf-8", "replace") + CUT_OFF_NOTICE
+    assert offsets == [0, len(LOG), len(LOG)]
 
 
 async def test_server_that_restarts(server: JobServer) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import os
 import stat
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,10 @@ from ray_jobs.manager.archive import (
     open_archive,
 )
 from ray_jobs.manager.archive_line import FoundLog, archive_line, archived_log
+from ray_jobs.manager.retention import COPIES_AT_ONCE
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
+from tests.ftp import FtpServer
 
 MakeArchive = Callable[[], Archive]
 
@@ -42,15 +47,20 @@ def size_of(archive: Archive, name: str) -> int | None:
     return int(files.size(place)) if files.exists(place) else None
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FtpServer]:
+    with FtpServer(tmp_path / "remote") as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "file", "memory", "ftp"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> MakeArchive:
-    name = uuid.uuid4().hex
-    places = {
+    place = {
         "folder": str(tmp_path / "deep" / "archive"),
         "file": f"file://{tmp_path}/an%20archive",
-        "memory": f"memory://bucket/{name}/",
-    }
-    return lambda: open_archive(places[request.param], tmp_path / "default")
+        "memory": f"memory://bucket/{uuid.uuid4().hex}/",
+    }.get(request.param) or request.getfixturevalue("server").url
+    return lambda: open_archive(place, tmp_path / "default")
 
 
 def test_files_are_found_again(make: MakeArchive, tmp_path: Path) -> None:
@@ -112,6 +122,60 @@ def test_a_part_of_a_log_is_made_whole(tmp_path: Path) -> None:
     assert fsspec.filesystem("memory").cat_file(f"{root}/logs/hour/a.log") == b"whole"
 
 
+def test_a_connection_that_broke_is_opened_anew(server: FtpServer) -> None:
+    archive = open_archive(server.url, Path())
+    archive.write("jobs-1.jsonl", b"{}\n")
+    server.kill()
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever a file system raises
+        archive.write("jobs-2.jsonl", b"{}\n")
+    server.start()
+    archive.write("jobs-2.jsonl", b"{}\n")
+    assert (server.archive / "jobs-2.jsonl").read_bytes() == b"{}\n"
+
+
+def test_a_file_is_written_again_after_its_answer_was_lost(server: FtpServer) -> None:
+    for _ in range(2):
+        open_archive(server.url, Path()).write("jobs-1.jsonl", b"{}\n")
+    assert [each.name for each in server.archive.iterdir()] == ["jobs-1.jsonl"]
+
+
+def test_many_logs_over_one_connection(server: FtpServer, tmp_path: Path) -> None:
+    archive = open_archive(server.url, Path())
+    logs = {f"logs/hour/{number}.log": bytes([number]) * 200_000 for number in range(30)}
+
+    def copy(name: str) -> None:
+        path = tmp_path / os.path.basename(name)
+        path.write_bytes(logs[name])
+        with path.open("rb") as file:
+            archive.copy(name, file.fileno())
+
+    with ThreadPoolExecutor(COPIES_AT_ONCE) as threads:
+        list(threads.map(copy, logs))
+    assert {name: (server.archive / name).read_bytes() for name in logs} == logs
+
+
+def test_a_file_that_is_being_sent_has_another_name(server: FtpServer) -> None:
+    """Whoever reads the archive meanwhile, or after a death, finds whole lines."""
+    archive = open_archive(server.url, Path())
+    line = b"{}" + b" " * 1_000_000 + b"\n"
+    seen = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for path in server.archive.glob("*.jsonl"):
+                with contextlib.suppress(FileNotFoundError):  # it is replaced
+                    seen.add(path.stat().st_size)
+
+    with ThreadPoolExecutor(1) as threads:
+        looking = threads.submit(look)
+        for number in range(20):
+            archive.write(f"jobs-{number}.jsonl", line)
+        over.set()
+        looking.result()
+    assert seen == {len(line)}
+
+
 class ObjectStore:
     """An object store, whose buckets are made when they are asked for."""
 
@@ -134,7 +198,8 @@ class ObjectStore:
 def test_no_bucket_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     archive = UrlArchive("memory://mine/jobs")
     store = ObjectStore({"yours"})
-    monkeypatch.setattr(archive, "_connected", (store, "mine/jobs"))
+    monkeypatch.setattr(archive, "_is_object_store", True)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (store, "mine/jobs"))
     with pytest.raises(FileNotFoundError):
         archive.write("jobs-1.jsonl", b"{}")
     assert store.buckets == {"yours"}

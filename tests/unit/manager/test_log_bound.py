@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def is_removed(folder: Path, submission_id: str) -> bool:
     return len(text) != LOG_BYTES
 
 
-async def until_removed(folder: Path, expected: set[str], among: str) -> None:
+async def until_removed(folder: Path, expected: set[str], among: Iterable[str]) -> None:
     def found() -> bool:
         return {each for each in among if is_removed(folder, each)} == expected
 
@@ -84,14 +85,36 @@ async def test_what_an_earlier_manager_left_counts(tmp_path: Path) -> None:
         if name in "ef":
             path.rename(tmp_path / SHELF / path.name)
     live = {"f"}
+    records = [JobRecord(submission_id="f", entrypoint="true", status=JobStatus.RUNNING)]
     bound = LogBound(str(tmp_path), MAX_BYTES)
-    bound.open(live, live.__contains__)
+    bound.open(records, live.__contains__)
     await until_removed(tmp_path, {"d", "e"}, "abcdef")
     again = LogBound(str(tmp_path), MAX_BYTES)  # links take nothing
-    again.open(live, live.__contains__)
+    again.open(records, live.__contains__)
     assert again._task is not None
     await again._task
     await until_removed(tmp_path, {"d", "e"}, "abcdef")
+
+
+async def test_the_oldest_end_is_not_the_oldest_line(tmp_path: Path) -> None:
+    """A job that said its last word long before its end isn't older than others for that."""
+    write(tmp_path, "quiet", age=7200)
+    for name, age in (("a", 3600), ("b", 3500), ("c", 3400)):
+        write(tmp_path, name, age)
+    now_ms = 1_000_000_000_000
+    ages_s = {"a": 3600, "b": 3500, "c": 3400, "quiet": 60}
+    records = [
+        JobRecord(
+            submission_id=name,
+            entrypoint="true",
+            status=JobStatus.SUCCEEDED,
+            start_time=now_ms - 8_000_000,
+            end_time=now_ms - age * 1000,
+        )
+        for name, age in ages_s.items()
+    ]
+    LogBound(str(tmp_path), MAX_BYTES).open(records, lambda _: False)
+    await until_removed(tmp_path, {"a"}, ages_s)
 
 
 async def test_a_removed_log_that_is_shelved_still_tells_so(

@@ -231,3 +231,29 @@ async def test_quick_writes_are_not_looked_at_again(
     looks = [each for each in kv.calls if each[1].startswith(EPOCH_PREFIX)]
     await store.write([msgspec.structs.replace(RECORD, status=JobStatus.FAILED)], [])
     assert [each for each in kv.calls if each[1].startswith(EPOCH_PREFIX)] == looks
+class LateKv(MemoryKv):
+    """Does what it is asked at once. Its answers come late."""
+
+    LATE_S = 0.05
+
+    async def put(self, namespace: bytes, key: str, value: bytes, overwrite: bool = True) -> bool:
+        is_new = await super().put(namespace, key, value, overwrite)
+        await asyncio.sleep(self.LATE_S)
+        return is_new
+
+    async def get_many(self, namespace: bytes, keys: list[str]) -> dict[str, bytes]:
+        found = await super().get_many(namespace, keys)
+        await asyncio.sleep(self.LATE_S)
+        return found
+
+
+@pytest.mark.usefixtures("kv")
+async def test_predecessor_that_is_answered_late_writes_before_its_successor_reads() -> None:
+    kv = LateKv()
+    old = await claimed(kv)
+    creating = asyncio.ensure_future(old.create(RECORD))
+    await kv.until(lambda: ("get_many", "epoch:1") in kv.calls)  # it may, it hears later
+    await claimed(kv)
+    found = dict(kv.data)
+    assert await creating is True
+    assert kv.data == found
