@@ -231,6 +231,8 @@ async def test_quick_writes_are_not_looked_at_again(
     looks = [each for each in kv.calls if each[1].startswith(EPOCH_PREFIX)]
     await store.write([msgspec.structs.replace(RECORD, status=JobStatus.FAILED)], [])
     assert [each for each in kv.calls if each[1].startswith(EPOCH_PREFIX)] == looks
+
+
 class LateKv(MemoryKv):
     """Does what it is asked at once. Its answers come late."""
 
