@@ -32,7 +32,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The log of an attempt that has ended."""
     monkeypatch.setattr(actor, "logs_dir", lambda: str(tmp_path))
     monkeypatch.setattr(actor, "attempt_dir", lambda attempt: str(tmp_path / attempt))
-    monkeypatch.setattr(actor, "kill_marked", lambda attempt: None)
+    monkeypatch.setattr(actor, "kill_left", lambda attempt: None)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "status.json").write_text(json.dumps({"state": "exited", "code": 0}))
     path = tmp_path / "job-driver-a.log"
