@@ -17,7 +17,9 @@ from tests.faults.processes import parent_of, send
 from tests.faults.table import times
 from tests.faults.workload import KILLED_CODE, Stake
 
-KINDS = ("held", "held", "quick", "short", "family", "stopped")
+#: The jobs that are hit come on top. Each that is held takes a supervisor: a second of CPU.
+KINDS = ("held", "quick", "quick", "short", "short", "family", "stopped", "stopped")
+RATE = 3.0
 #: From a keeper's death, or the end of the stop wait, until the job's record says that it ended.
 NOTICED_S = 1.0
 #: Until it is given up to wait for that.
@@ -58,7 +60,9 @@ async def test_keeper_killed(cluster: Cluster, tmp_path: Path) -> None:
         assert not run.workload.left_of(stake)
         assert noticed_s < NOTICED_S
 
-    async with campaign("a keeper killed", cluster.address, tmp_path, kinds=KINDS) as run:
+    async with campaign(
+        "a keeper killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
+    ) as run:
         await run.inject(kill_keeper, times(8), PAUSE_S)
 
 
@@ -73,7 +77,7 @@ async def test_shell_killed(cluster: Cluster, tmp_path: Path) -> None:
         assert not run.workload.left_of(stake)
 
     async with campaign(
-        "the entrypoint's shell killed", cluster.address, tmp_path, kinds=KINDS
+        "the entrypoint's shell killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
     ) as run:
         await run.inject(kill_shell, times(8), PAUSE_S)
 
@@ -87,7 +91,9 @@ async def test_child_killed(cluster: Cluster, tmp_path: Path, which: str) -> Non
         others = [int(child) for child in children if int(child) not in own_session]
         send(run.rng.choice(own_session if "session" in which else others))
 
-    async with campaign(f"{which} killed", cluster.address, tmp_path, kinds=KINDS) as run:
+    async with campaign(
+        f"{which} killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
+    ) as run:
         await run.inject(kill_child, times(5), PAUSE_S)
 
 
@@ -106,5 +112,7 @@ async def test_job_that_does_not_want_to_end(cluster: Cluster, tmp_path: Path, k
         assert not run.workload.left_of(stake)
         assert late_s < NOTICED_S
 
-    async with campaign(f"stop: {kind}", cluster.address, tmp_path, kinds=("quick",)) as run:
+    async with campaign(
+        f"stop: {kind}", cluster.address, tmp_path, kinds=("quick",), rate=RATE
+    ) as run:
         await run.inject(stop_it, times(4), PAUSE_S)
