@@ -146,6 +146,9 @@ class Runner:
         try:
             if lead.creation is not None:
                 lead.seat = OwnSeat(self._services.supervisors, await lead.creation)
+            elif lead.recovering and lead.seat is None:
+                # It ended before the supervisor that an earlier manager made for it was found.
+                await self._placing.find_own(lead)
         except Exception:  # noqa: BLE001 - who awaited it first has told of it
             lead.seat = None
         try:
