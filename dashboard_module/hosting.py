@@ -12,7 +12,7 @@ from ray_jobs import _ray
 
 from .face import MAX_UPLOADS, FaceConfig
 from .guard import Guard, GuardSettings, settings
-from .guard.clients import addresses
+from .guard.clients import addresses, counted_as
 from .guard.limits import share_of
 from .ray_ports import RayPackages
 from .redaction import may_be_browser
@@ -72,7 +72,7 @@ def face_config(
         redact=redact,
         max_submission_bytes=guarded.max_submission_bytes,
         max_queued_jobs=guarded.max_queued_jobs,
-        client=lambda request: addresses(request, guarded.trusted_proxies)[0],
+        client=lambda request: counted_as(addresses(request, guarded.trusted_proxies)[0]),
         upload_share=share_of(MAX_UPLOADS, guarded.max_client_share),
     )
 

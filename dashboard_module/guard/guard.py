@@ -143,14 +143,14 @@ class Guard:
         """Hold a place while a request is answered. Raises what it is refused with."""
         waits = route.name in WAITING_ROUTES
         gauge = self._streams if waits else self._requests
-        client = addresses(request, self.settings.trusted_proxies)[0]
+        client = counted_as(addresses(request, self.settings.trusted_proxies)[0])
         try:
             self._check_source(request)
             limit = self._max_body_bytes.get(route.name, MAX_UNASKED_BODY_BYTES)
             if (request.content_length or 0) > limit:
                 raise errors.TooLarge(f"The body is over the limit of {limit:,} bytes.")
             if route.name == "submit_job":
-                self._submissions.take(counted_as(client))
+                self._submissions.take(client)
             gauge.take_for(client)
         except errors.RayJobsError as error:
             audit.note_reason(getattr(error, "reason", error.code))
