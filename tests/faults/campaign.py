@@ -25,11 +25,6 @@ KINDS = (
 )
 SUBMISSIONS_A_SECOND = 6.0
 PROBE_S = 0.02
-#: What the issue of the faults demands of a manager that was killed: it is back so soon.
-BACK_WITHIN_S = 3.0
-#: Reads go on whatever happens to manager and supervisors: a client sees nothing worse than the
-#: machine being busy with starting them.
-READ_WITHIN_S = 1.0
 #: A fault that finds nothing more often than this is none.
 MISSES_A_HIT = 10
 ABORT_TIMEOUT_S = 20.0
@@ -118,15 +113,11 @@ async def campaign(
     *,
     kinds: tuple[str, ...] = KINDS,
     rate: float = SUBMISSIONS_A_SECOND,
-    read_within_s: float | None = None,
-    back_within_s: float | None = None,
 ) -> AsyncIterator[Campaign]:
     """Run a workload while faults are injected, then hold every job to its right end.
 
     Args:
         folder: Where jobs leave what they do. Empty.
-        read_within_s: The longest time without an answer to a read.
-        back_within_s: The longest time that a submission may take, or since the latest fault.
     """
     rng = seeded(fault)
     workload = Workload(address, folder, rng, kinds, rate)
@@ -151,8 +142,6 @@ async def campaign(
         await workload.close()
     read_s, submission_s = run.longest_read_s, workload.longest_submission_s
     report(Row(fault, run.injected, verdict, read_s, submission_s, run.longest_notice_s))
-    assert read_within_s is None or read_s < read_within_s
-    assert back_within_s is None or submission_s < back_within_s
 
 
 def raise_failures(tasks: Iterable[asyncio.Future[Any]]) -> None:

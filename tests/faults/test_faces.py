@@ -15,7 +15,7 @@ import pytest
 
 from ray_jobs import AsyncJobSubmissionClient, JobSubmissionClient
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.campaign import BACK_WITHIN_S, READ_WITHIN_S, Campaign, campaign
+from tests.faults.campaign import Campaign, campaign
 from tests.faults.faces import (
     dashboard_pid,
     gateways,
@@ -84,7 +84,7 @@ async def test_dashboard(cluster: Cluster, dashboard: str, tmp_path: Path) -> No
         await run.inject(kill, times(2), (1.0, 7.0), serving(dashboard))
 
 
-@pytest.mark.parametrize("face", ["gateway", "dashboard"])
+@pytest.mark.parametrize("face", [pytest.param("gateway", marks=pytest.mark.long), "dashboard"])
 async def test_all_within_a_second(
     request: pytest.FixtureRequest, cluster: Cluster, dashboard: str, tmp_path: Path, face: str
 ) -> None:
@@ -94,8 +94,6 @@ async def test_all_within_a_second(
         f"manager, supervisor, dashboard within 1 s (by {face})",
         address,
         tmp_path,
-        read_within_s=READ_WITHIN_S if face == "gateway" else None,
-        back_within_s=BACK_WITHIN_S if face == "gateway" else None,
     ) as run:
         kill = functools.partial(kill_all, cluster, run, face)
         await run.inject(kill, times(2), (1.0, 8.0), serving(dashboard))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +12,9 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.faults.actor_killer import OWN, POOLED, actor_killer
-from tests.faults.campaign import BACK_WITHIN_S, KINDS, READ_WITHIN_S, Campaign, campaign
+from tests.faults.campaign import KINDS, Campaign, campaign
 from tests.faults.common.modes import Mode
-from tests.faults.processes import kill_titled, named, runs, send, titled
+from tests.faults.processes import kill_titled, named, send, titled
 from tests.faults.supervisors import (
     MANAGER,
     SUPERVISOR,
@@ -24,10 +23,6 @@ from tests.faults.supervisors import (
     wait_for_idle_supervisors,
 )
 from tests.faults.table import times
-
-#: From SIGTERM to the end of a supervisor's process, which Ray ends in order.
-TERMINATED_S = 5.0
-RETRY_S = 0.02
 
 
 def kill_manager(_: Campaign) -> bool:
@@ -39,30 +34,24 @@ def kill_supervisors(_: Campaign) -> bool:
 
 
 async def kill_one_supervisor(run: Campaign) -> bool:
-    return await send_to_one(run, signal.SIGKILL) is not None
+    return await send_to_one(run, signal.SIGKILL)
 
 
 async def terminate_one_supervisor(run: Campaign) -> bool:
-    pid = await send_to_one(run, signal.SIGTERM)
-    if pid is None:
-        return False
-    began = time.monotonic()
-    while runs(pid):
-        assert time.monotonic() - began < TERMINATED_S, "it doesn't end"
-        await asyncio.sleep(RETRY_S)
-    run.note(time.monotonic() - began)
-    return True
+    """What Ray makes of it is Ray's: on 2.60 the worker lives on, busy or idle."""
+    return await send_to_one(run, signal.SIGTERM)
 
 
-async def send_to_one(run: Campaign, signum: signal.Signals) -> int | None:
-    """Send a signal to a supervisor with jobs, the next time to one without. Returns its pid."""
+async def send_to_one(run: Campaign, signum: signal.Signals) -> bool:
+    """Send a signal to a supervisor with jobs, the next time to one without.
+
+    Returns whether there was one.
+    """
     which = idle_supervisors if run.injected % 2 else busy_supervisors
     pids = await asyncio.to_thread(which)
-    if not pids:
-        return None
-    pid = run.rng.choice(pids)
-    send(pid, signum)
-    return pid
+    if pids:
+        send(run.rng.choice(pids), signum)
+    return bool(pids)
 
 
 def kill_zygotes(_: Campaign) -> bool:
@@ -90,9 +79,10 @@ class Fault(NamedTuple):
 
 
 #: Some have a supervisor of their own, which connects to the zygote anew.
-OWN_KINDS = (*KINDS, "own", "placed", "placed")
-#: Such a supervisor costs half a second of CPU.
-OWN_RATE = 4.0
+OWN_KINDS = (*KINDS, "own", "placed")
+#: Such a supervisor costs half a second of CPU, and so do those that are started anew: the machine
+#: has two cores, and nothing is learnt from jobs that wait for them.
+OWN_RATE = 2.5
 
 FAULTS = [
     # Now and then before it is back, mostly after.
@@ -115,8 +105,6 @@ async def test_fault(
         tmp_path,
         kinds=OWN_KINDS,
         rate=OWN_RATE,
-        read_within_s=READ_WITHIN_S,
-        back_within_s=BACK_WITHIN_S,
     ) as run:
         await run.inject(lambda: fault.inject(run), times(fault.times), fault.pause_s)
     wait_for_idle_supervisors(mode.idle)
@@ -133,8 +121,6 @@ async def test_supervisors_ended_in_order(
             tmp_path,
             kinds=(*KINDS, "placed"),
             rate=OWN_RATE,
-            read_within_s=READ_WITHIN_S,
-            back_within_s=BACK_WITHIN_S,
         ) as run:
 
             async def own_one_runs(_: int) -> None:
