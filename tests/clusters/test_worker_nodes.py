@@ -111,7 +111,8 @@ def test_files_there_are_their_owners(client: JobSubmissionClient, cluster: Clus
     within = list(work_dir.rglob("*"))
     folders = [work_dir, *(path for path in within if path.is_dir())]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
-    ours = [path for path in within if not path.is_dir()]
+    # A link has no mode of its own: a keeper's tells by its name who has begun the attempt.
+    ours = [path for path in within if not path.is_dir() and not path.is_symlink()]
     assert any(path.is_socket() for path in ours)
     ours.append(session / "logs" / f"job-driver-{job_id}.log")
     ours.append(cluster.logs_dir / f"job-driver-{job_id}.log")
