@@ -104,8 +104,8 @@ def test_its_log_and_the_copy_are_bounded(client: JobSubmissionClient, cluster: 
 
 
 def test_files_there_are_their_owners(client: JobSubmissionClient, cluster: Cluster) -> None:
-    job_id = client.submit_job(entrypoint="sleep 300", entrypoint_resources=ELSEWHERE)
-    wait_until(lambda: client.get_job_status(job_id) is JobStatus.RUNNING, "it runs", 60)
+    job_id = client.submit_job(entrypoint="echo up; sleep 300", entrypoint_resources=ELSEWHERE)
+    wait_until(lambda: "up" in client.get_job_logs(job_id).split(), "it runs", 60)
     [session] = cluster.folder.glob("node1/session_2*")
     work_dir = session / "ray_jobs"
     within = list(work_dir.rglob("*"))
