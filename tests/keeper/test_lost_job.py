@@ -134,19 +134,19 @@ async def test_a_session_of_later_is_somebody_elses(
 
 
 async def test_keeper_killed_before_it_has_told_of_a_start(
-    supervisor: JobSupervisor, session_folder: Path, tmp_path: Path
+    session_folder: Path, tmp_path: Path
 ) -> None:
-    """Its log is a pipe that nobody reads: it doesn't come to the start."""
-    log = session_folder / "logs" / f"{ONE}.log"
-    os.mkfifo(log)
-    job = begin(supervisor, tmp_path)
+    """It is held up just before the start."""
+    start = "log_fd = open_to_write("
+    held = zygote_source().replace(start, f"time.sleep(300); {start}")
+    assert held != zygote_source()
+    job = begin(JobSupervisor(held), tmp_path)
     directory = Path(node.attempt_dir(ONE))
     await asyncio.to_thread(
         wait_until, (directory / node.CONTROL_SOCKET).exists, "it listens", TIMEOUT_S
     )
     keeper = node.keeper_of(str(directory))
     assert keeper is not None
-    log.unlink()
     send(keeper[0])
     await until_lost(job)
 

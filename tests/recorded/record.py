@@ -60,7 +60,7 @@ def orders_of(records: dict[str, Any]) -> dict[str, Any]:
     """Return what a supervisor is told of each job."""
     supervisors = object.__new__(Supervisors)  # which needs a cluster, but for its orders
     supervisors.__dict__.update(
-        _default_env={"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"},
+        _default_env={"RAY_API_SERVER_ADDRESS": "http://192.0.2.1:8265"},
         _drop_env=["RAY_RAYLET_PID"],
         _drops_copied_logs=False,
     )
