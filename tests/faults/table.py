@@ -9,6 +9,9 @@ import random
 SEED_ENV_VAR = "RAY_JOBS_FAULT_SEED"
 #: `make test` shows that it holds, `make test-long` that it holds at rare moments too.
 TIMES_ENV_VAR = "RAY_JOBS_FAULT_TIMES"
+# Read before the tests begin, which see none of the developer's settings.
+_SEED = int(os.environ.get(SEED_ENV_VAR, "0"))
+_TIMES = int(os.environ.get(TIMES_ENV_VAR, "1"))
 UNKNOWN = "-"
 
 
@@ -109,11 +112,11 @@ def _seconds(seconds: float | None) -> str:
 
 def times(usual: int) -> int:
     """Return how often a fault is to be injected: `usual`, or that times what is asked for."""
-    return usual * int(os.environ.get(TIMES_ENV_VAR, "1"))
+    return usual * _TIMES
 
 
 def seeded(fault: str) -> random.Random:
     """Return the random choices of a fault's injections. The seed is printed, to repeat them."""
-    seed = int(os.environ.get(SEED_ENV_VAR, "0")) or random.SystemRandom().randrange(1, 10**9)
+    seed = _SEED or random.SystemRandom().randrange(1, 10**9)
     print(f"{fault}: {SEED_ENV_VAR}={seed}")
     return random.Random(seed)
