@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_jobs.keeper.keeper import CONTROL_SOCKET, STATUS_BYTES, STATUS_FILE
+from ray_jobs.keeper.files import CONTROL_SOCKET, STATUS_FILE
+from ray_jobs.keeper.keeper import STATUS_BYTES
 
 __all__ = ["CONTROL_SOCKET", "STATUS_BYTES", "STATUS_FILE", "zygote_source"]
 

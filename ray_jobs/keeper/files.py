@@ -1,4 +1,6 @@
-"""Folders and logs of this user's, where others may write too. Standard library only.
+"""What is in an attempt's folder, and files of this user's where others may write too.
+
+Standard library only.
 
 Ray's session and log folders are open to all users of a machine: what is found there may be
 another's, who could read it, or have it lead elsewhere.
@@ -9,6 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+
+STATUS_FILE = "status.json"
+CONTROL_SOCKET = "control.sock"
+#: A link that leads nowhere: its text says who has begun the attempt.
+KEEPER_LINK = "keeper"
 
 
 def own_folder(path: str) -> None:

@@ -14,7 +14,7 @@ import time
 
 from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
 from ray_jobs.keeper.entrypoint import explained, start_entrypoint
-from ray_jobs.keeper.files import open_to_write
+from ray_jobs.keeper.files import CONTROL_SOCKET, KEEPER_LINK, STATUS_FILE, open_to_write
 from ray_jobs.keeper.processes import (
     Process,
     below,
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-STATUS_FILE = "status.json"
-CONTROL_SOCKET = "control.sock"
-#: A link that leads nowhere: its text says who has begun the attempt.
-KEEPER_LINK = "keeper"
 STATUS_BYTES = 2048
 #: With so little room left on the disk under its log, a job is told that the log may be cut off.
 LITTLE_ROOM_BYTES = 64 * 1024

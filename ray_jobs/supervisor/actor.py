@@ -18,13 +18,12 @@ import ray
 
 from ray_jobs.channel import ChannelServer
 from ray_jobs.growth import Growth
-from ray_jobs.keeper.files import own_folder
+from ray_jobs.keeper.files import CONTROL_SOCKET, own_folder
 from ray_jobs.keeper.sockets import listen
 from ray_jobs.supervisor.attempt import Attempt
 from ray_jobs.supervisor.bounding import keep_bounded, trim_once
 from ray_jobs.supervisor.logs import drop_copied, last_lines, read_at, read_kept_at, set_aside
 from ray_jobs.supervisor.node import (
-    CONTROL_SOCKET,
     HEAD_TOKEN_FILE,
     Surroundings,
     attempt_dir,

@@ -24,15 +24,12 @@ from typing import Any
 import ray
 
 from ray_jobs.keeper.clock import boot_ms, read_boot_id
-from ray_jobs.keeper.files import own_folder
+from ray_jobs.keeper.files import KEEPER_LINK, STATUS_FILE, own_folder
 from ray_jobs.keeper.processes import Process, ends_within, has_ended, identity_of
 from ray_jobs.keeper.sockets import peer_is_trusted, short_path
 
 logger = logging.getLogger(__name__)
 
-STATUS_FILE = "status.json"
-CONTROL_SOCKET = "control.sock"
-KEEPER_LINK = "keeper"
 #: What the link says of an attempt that no keeper may begin.
 NOBODY = "nobody"
 #: Written by the manager into the head's folder. A node that sees it shares the head's files, on

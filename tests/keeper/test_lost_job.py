@@ -15,6 +15,7 @@ import pytest
 
 from ray_jobs.keeper import zygote_source
 from ray_jobs.keeper.clock import BOOT_ID
+from ray_jobs.keeper.files import CONTROL_SOCKET, KEEPER_LINK, STATUS_FILE
 from ray_jobs.keeper.keeper import Keeper, Raylet
 from ray_jobs.keeper.processes import has_ended, identity_of
 from ray_jobs.keeper.sockets import read_line
@@ -116,10 +117,10 @@ async def test_a_session_of_later_is_somebody_elses(
     directory = node.attempt_dir(ONE)
     os.mkdir(directory)
     pid, start = identity_of(stranger.pid)
-    os.symlink(f"{2**22 + 1} {start} {BOOT_ID}", f"{directory}/{node.KEEPER_LINK}")
+    os.symlink(f"{2**22 + 1} {start} {BOOT_ID}", f"{directory}/{KEEPER_LINK}")
     status = {"state": "running", "attempt": ONE, "pid": pid, "zygote": "none"}
     before_ms = start * 1000 // os.sysconf("SC_CLK_TCK") - 1000
-    (Path(directory) / node.STATUS_FILE).write_text(
+    (Path(directory) / STATUS_FILE).write_text(
         json.dumps({**status, "started_at_ms": 1, "started_boot_ms": before_ms})
     )
     try:
@@ -143,7 +144,7 @@ async def test_keeper_killed_before_it_has_told_of_a_start(
     job = begin(JobSupervisor(held), tmp_path)
     directory = Path(node.attempt_dir(ONE))
     await asyncio.to_thread(
-        wait_until, (directory / node.CONTROL_SOCKET).exists, "it listens", TIMEOUT_S
+        wait_until, (directory / CONTROL_SOCKET).exists, "it listens", TIMEOUT_S
     )
     keeper = node.keeper_of(str(directory))
     assert keeper is not None
