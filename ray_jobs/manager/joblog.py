@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from ray.exceptions import RayTaskError
+
 from ray_jobs.keeper.clock import wall_ms
 from ray_jobs.keeper.files import open_to_write, own_folder
 from ray_jobs.log_files import log_name, places
@@ -122,26 +124,26 @@ class JobLogs:
         """Copy the log of a job on a worker node here while it grows, each byte once.
 
         Resumes where an earlier manager ended: the position is the size of the file here. Trouble
-        with this node's disk never decides what becomes of the job: once it has `ended`, a copy
-        that still fails is given up. Returns whether the copy is complete.
+        with the disk, here or there, never decides what becomes of the job: once it has `ended`, a
+        copy that still fails is given up. Returns whether the copy is complete.
 
         What was dropped of the log before it was copied stays dropped: a hole here too.
         """
         offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
         cant_bound: OSError | None = None
         while True:
-            data, complete, *dropped = await patiently(
-                functools.partial(
-                    seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
-                )
-            )
-            offset += sum(dropped)
             try:
+                data, complete, *dropped = await patiently(
+                    functools.partial(
+                        seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
+                    )
+                )
+                offset += sum(dropped)
                 if data:
                     self._write_at(record.submission_id, record.log_base_bytes + offset, data)
                     if record.max_log_bytes is not None and cant_bound is None:
                         cant_bound = await self._bound(record, record.max_log_bytes)
-            except OSError:
+            except (OSError, RayTaskError):  # the latter is of what fails there
                 logger.exception("Can't copy the log of job %s.", record.submission_id)
                 if ended.done():
                     return False

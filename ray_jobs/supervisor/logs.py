@@ -81,11 +81,11 @@ def note_that_unbounded(path: str, error: OSError) -> None:
 
 
 def last_lines(path: str) -> str:
-    """Return the last lines of a log, for the message of a failed job."""
+    """Return the last lines of a log, for the message of a failed job; none if it can't be read."""
     try:
         size = os.path.getsize(path)
-    except FileNotFoundError:
+        data = read_at(path, max(0, size - TAIL_READ_BYTES), TAIL_READ_BYTES)
+    except OSError:  # the end of its job is told all the same
         return ""
-    data = read_at(path, max(0, size - TAIL_READ_BYTES), TAIL_READ_BYTES)
     lines = data.decode("utf-8", "replace").splitlines(keepends=True)
     return "".join(lines[-TAIL_LINES:])[-TAIL_CHARS:]

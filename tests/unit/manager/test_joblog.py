@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
 import os
 import time
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from ray.exceptions import RayTaskError
 
 from ray_jobs import log_holes
 from ray_jobs.manager import joblog, transitions
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.times import submitted_now
 from ray_jobs.models import JobStatus
+from ray_jobs.supervisor.logs import last_lines
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE
 from tests.disks import fill, small_disk
 
@@ -86,6 +90,46 @@ async def test_copy_that_fails_until_after_the_end_is_told_to_the_reader(tmp_pat
         ended.set_result({})
         remote = cast(Any, Remote(b"x" * 10_000))
         assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is False
+
+
+class Failing(Remote):
+    """Can't read the log for a while: its disk fails."""
+
+    def __init__(self, data: bytes, failures: float) -> None:
+        super().__init__(data)
+        self._failures = failures
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        if self._failures:
+            self._failures -= 1
+            raise RayTaskError("read_log", "", OSError(errno.EIO, "Input/output error"))
+        return await super().call(method, *arguments)
+
+
+async def test_copy_goes_on_when_the_log_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joblog, "DISK_RETRY_S", 0.01)
+    logs = JobLogs(str(tmp_path))
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    remote = cast(Any, Failing(b"x" * 10_000, failures=3))
+    assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is True
+    assert Path(logs.path("a")).read_bytes() == b"x" * 10_000
+
+
+async def test_log_that_cant_be_read_doesnt_keep_its_job_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joblog, "DISK_RETRY_S", 0.01)
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    remote = cast(Any, Failing(b"", failures=math.inf))
+    copying = asyncio.ensure_future(JobLogs(str(tmp_path)).copy_remote(RUNNING, remote, ended))
+    await asyncio.wait([copying], timeout=0.1)
+    assert not copying.done()  # it runs, and its log may come back
+    ended.set_result({})
+    assert await asyncio.wait_for(copying, 10) is False
+    (tmp_path / "file").touch()
+    assert last_lines(str(tmp_path / "file" / "log")) == ""
 
 
 async def test_copy_that_cant_be_bounded_says_so_once(
