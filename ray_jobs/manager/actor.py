@@ -236,6 +236,9 @@ class JobManager:
         try:
             return encode_message(await call)
         except RayJobsError as error:
+            if not isinstance(error, InvalidRequest):
+                # One that was replaced doesn't know what became of any job since.
+                await self._journal.check_epoch()
             return encode_message(ManagerReply(error=ErrorBody(error.code, error.message)))
 
     async def _submit(self, request_json: bytes, request_key: str) -> ManagerReply:

@@ -92,11 +92,15 @@ class Journal:
                 await asyncio.wait_for(self._wait_for_change(since), timeout_s)
             except asyncio.TimeoutError:
                 # One that was replaced and writes nothing would not learn it otherwise.
-                await self._until_written(self._store.check_epoch)
+                await self.check_epoch()
                 return ChangeBatch(self.epoch, self.revision, [])
         if epoch != self.epoch or (0 < since < self._oldest_known):
             return self._batch(0, reset=True)
         return self._batch(since)
+
+    async def check_epoch(self) -> None:
+        """Return once it is certain that no other manager has taken over. Raises `Superseded`."""
+        await self._until_written(self._store.check_epoch)
 
     async def settled(self, submission_id: str) -> None:
         """Wait until a new job is in the store, or isn't a job any more.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray_jobs.claims import KV_NAMESPACE
+from ray_jobs.errors import JobNotFound
 from ray_jobs.manager import placing
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
@@ -252,6 +253,22 @@ class Judge:
             "rule 2",
             f"{submission_id} is deleted, its mirror isn't",
         )
+
+    def known(self, submission_id: str) -> Key | None:
+        """Return the job of this id that a client may ask for from now on, None without one."""
+        record = self.record(submission_id)
+        if record is None or not self.facts(key_of(record)).is_acknowledged:
+            return None
+        return key_of(record)
+
+    def answers_for(self, key: Key | None, reply: ManagerReply) -> None:
+        """Who asked for a `known` job has an answer."""
+        if key is not None and reply.error is not None:
+            self.claim(
+                reply.error.code != JobNotFound.code or self.facts(key).delete_asked,
+                "rule 2",
+                f"{key} was acknowledged, and a client is told: {reply.error.message}",
+            )
 
     @contextlib.contextmanager
     def stopping(self, submission_id: str) -> Iterator[None]:

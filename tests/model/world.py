@@ -262,8 +262,10 @@ class World:
 
     async def _stop(self, submission_id: str) -> None:
         self.tell(f"stop {submission_id}")
+        key = self.judge.known(submission_id)
         with self.judge.stopping(submission_id):
             reply, by = await self.ask("stop", submission_id)
+        self.judge.answers_for(key, reply)
         self.tell(f"stop {submission_id} -> {reply.error or reply.value} by {by}")
 
     async def _delete(self, key: Key) -> None:
