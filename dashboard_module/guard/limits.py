@@ -66,13 +66,12 @@ class SharedGauge(Gauge):
     def take_for(self, client: str) -> None:
         """Count one more, until `give_back_for`. Raises `TooManyRequests`."""
         count = self._counts.get(client, 0)
-        self.take()
         if self._share and count >= self._share:
-            self.give_back()
             raise TooManyRequests(
                 f"This client is at its limit of {self._share:,} {self._what}; try again later.",
                 retry_after_s=RETRY_AFTER_S,
             )
+        self.take()
         self._counts[client] = count + 1
 
     def give_back_for(self, client: str) -> None:

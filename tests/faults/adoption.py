@@ -68,6 +68,12 @@ class Adoption:
         for pid in pids:
             send(pid)
 
+    def kill_own_supervisors(self) -> None:
+        """Kill the supervisor of each job, where none has two."""
+        pids = self.supervisors()
+        assert len(pids) == self._count
+        self.kill(pids)
+
     def check_stops(self, count: int) -> None:
         """Check that so many can be stopped, in time, and that the others don't notice."""
         self._stopped, others = self._jobs[:count], self._jobs[count:]

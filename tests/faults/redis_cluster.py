@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.cluster import BIN, Cluster, free_port, plugin
+from tests.cluster import BIN, Cluster, plugin
+from tests.daemons import Daemon
 from tests.faults.late_answers import LateAnswers
 from tests.faults.processes import ATTEMPT_VARIABLE, processes, runs, send
 from tests.waiting import wait_until
@@ -25,46 +26,16 @@ STOP_TIMEOUT_S = 20.0
 GRACE_S = 8.0
 
 
-class Redis:
+class Redis(Daemon):
     """A Redis of its own, which has on disk whatever it has acknowledged."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+    name = "redis"
+    question = b"PING\r\n"
+    answer = b"+PONG"
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start it, with the data that it had. Returns once it serves them."""
-        options = f"--bind 127.0.0.1 --port {self.port} --dir {self._folder} --appendonly yes"
-        with (self._folder / "redis.out").open("ab") as log:
-            self._process = subprocess.Popen(
-                ["redis-server", *options.split(), "--save", ""],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(self._answers, "Redis", START_TIMEOUT_S)
-
-    def _answers(self) -> bool:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), 1) as s,
-        ):
-            s.sendall(b"PING\r\n")
-            return s.recv(16).startswith(b"+PONG")
-        return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def command(self) -> Sequence[str]:
+        options = f"--bind 127.0.0.1 --port {self.port} --dir {self.folder} --appendonly yes"
+        return ["redis-server", *options.split(), "--save", ""]
 
 
 class LastingCluster(Cluster):
@@ -202,15 +173,16 @@ def lasting_cluster(
     """Run a cluster with the plugin, and with a Redis behind it."""
     folder = Path(tempfile.mkdtemp(prefix="rjt-", dir="/tmp"))
     redis_folder = Path(tempfile.mkdtemp(prefix="rjt-redis-", dir="/tmp"))
-    redis = Redis(redis_folder)
-    with plugin(enabled=True), LateAnswers(redis.port) as answers:
+    with (
+        plugin(enabled=True),
+        Redis(redis_folder) as redis,
+        LateAnswers(redis.port) as answers,
+    ):
         cluster = LastingCluster(env or {}, folder, redis, answers)
         try:
-            redis.start()
             cluster.start(cpus=cpus)
             yield cluster
         finally:
             cluster.stop()
-            redis.kill()
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(redis_folder, ignore_errors=True)

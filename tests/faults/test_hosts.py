@@ -127,22 +127,16 @@ def test_manager_and_supervisor_killed_while_it_streams(
     wait_until(lambda: not originals(cluster, job.job_id), "the head alone has it", 10)
 
 
-def test_adoption(client: JobSubmissionClient, away: list[Host], tmp_path: Path) -> None:
+def test_adoption(
+    client: JobSubmissionClient, away: list[Host], tmp_path: Path, fault_round: int
+) -> None:
     """Another supervisor has to be started on the job's own node for it."""
-    for number in range(times(1)):
-        with Adoption(
-            client,
-            tmp_path / f"gate{number}",
-            2,
-            inside=away[0].inside,
-            entrypoint_resources={"host0": 0.1},
-        ) as both:
-            killed = both.supervisors()
-            assert len(killed) == 2
-            both.kill(killed)
-            both.check_stops(1)
-            both.check_ends()
-        both.report("a supervisor killed on a worker node")
+    gate, inside = tmp_path / "gate", away[0].inside
+    with Adoption(client, gate, 2, inside=inside, entrypoint_resources={"host0": 0.1}) as both:
+        both.kill_own_supervisors()
+        both.check_stops(1)
+        both.check_ends()
+    both.report("a supervisor killed on a worker node")
 
 
 class Memory:

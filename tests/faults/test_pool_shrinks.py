@@ -16,7 +16,7 @@ from tests.faults.gated import Gate, GatedJob
 from tests.faults.judging import judged
 from tests.faults.processes import titled
 from tests.faults.supervisors import SUPERVISOR
-from tests.faults.table import Row, report, seeded, times
+from tests.faults.table import Row, report, seeded
 from tests.waiting import wait_until
 
 HELD = 4
@@ -26,7 +26,9 @@ BURST = {"each its own": 8, "shared": 40}
 BURST_END_S = 1.0
 
 
-@pytest.fixture(params=[pytest.param("each its own", marks=pytest.mark.long), "shared"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("each its own", marks=pytest.mark.long), "shared"]
+)
 def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
     env = {"RAY_JOBS_WARM_IDLE_S": "1", "RAY_JOBS_WARM_SUPERVISORS": "1"}
     if request.param == "shared":
@@ -40,22 +42,20 @@ def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
 
 
 def test_jobs_do_not_notice(
-    request: pytest.FixtureRequest, client: JobSubmissionClient, tmp_path: Path
+    request: pytest.FixtureRequest, client: JobSubmissionClient, tmp_path: Path, fault_round: int
 ) -> None:
     supervision = request.node.callspec.params["client"]
     name = f"the pool shrinks ({supervision})"
     rng = seeded(name)
-    for number in range(times(1)):
-        gates = (Gate(tmp_path / f"held{number}"), Gate(tmp_path / f"burst{number}"))
-        with gates[0] as held, gates[1] as gate:
-            jobs, ended = shrink_under_jobs(client, held, gate, BURST[supervision], rng)
-            held.open(len(jobs))
-            for job in jobs:
-                client.wait_until_finish(job.id, timeout=30)
-        ends: dict[str, tuple[JobStatus, int | None]] = {
-            job.id: (JobStatus.FAILED, job.code) for job in jobs
-        }
-        report(Row(name, ended, judged(client, ends)))
+    with Gate(tmp_path / "held") as held, Gate(tmp_path / "burst") as gate:
+        jobs, ended = shrink_under_jobs(client, held, gate, BURST[supervision], rng)
+        held.open(len(jobs))
+        for job in jobs:
+            client.wait_until_finish(job.id, timeout=30)
+    ends: dict[str, tuple[JobStatus, int | None]] = {
+        job.id: (JobStatus.FAILED, job.code) for job in jobs
+    }
+    report(Row(name, ended, judged(client, ends)))
 
 
 def shrink_under_jobs(

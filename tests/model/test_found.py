@@ -185,3 +185,22 @@ def test_a_job_whose_mirror_two_managers_did_not_write_is_not_deleted(world: Wor
     record = world.judge.record("a")
     assert record is not None
     assert record.status is JobStatus.STOPPED
+
+
+def test_a_supervisor_that_the_next_manager_has_not_found_yet_ends_with_its_job(
+    world: World,
+) -> None:
+    """The job is stopped just when the manager begins to lead it."""
+    world.kv_weather.slowest_s = 0.0
+    world.supervisors.slowest_start_s = 60.0
+    world.submit("a", {"entrypoint_num_cpus": 1.0})
+    world.loop.run_for(0.2)
+    [made] = [actor for actor in world.supervisors.alive() if actor.instance is None]
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.stop("a")
+    world.loop.run_for(10.0)
+    record = world.judge.record("a")
+    assert record is not None
+    assert record.status is JobStatus.STOPPED
+    assert not made.process.is_alive

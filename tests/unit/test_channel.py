@@ -54,6 +54,7 @@ async def channel(calls: Calls, address: str) -> AsyncIterator[Channel]:
     server = await ChannelServer({each.__name__: each for each in served}).serve(listener)
     channel = await Channel.connect(address)
     yield channel
+    calls.released.set()
     await ended(channel, server)
 
 

@@ -9,7 +9,6 @@ from tests.faults.adoption import Adoption
 from tests.faults.common.modes import DENSE_JOBS, EACH_ITS_OWN, SHARED, Mode, each_its_own
 from tests.faults.processes import titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR, wait_for_idle_supervisors
-from tests.faults.table import times
 from tests.faults.workload import OWN_CPUS
 
 #: How many jobs there are, and how many of them are stopped.
@@ -17,40 +16,37 @@ JOBS = {EACH_ITS_OWN: (2, 1), SHARED: (DENSE_JOBS, 20)}
 
 
 def test_jobs_of_a_killed_supervisor(
-    client: JobSubmissionClient, supervision: str, mode: Mode, tmp_path: Path
+    client: JobSubmissionClient, supervision: str, mode: Mode, tmp_path: Path, fault_round: int
 ) -> None:
     count, stopped = JOBS[supervision]
     idle = mode.idle - 1 if supervision == SHARED else mode.idle
-    for number in range(times(1)):
-        with Adoption(client, tmp_path / f"gate{number}", count) as adoption:
-            assert len(adoption.supervisors()) == (1 if supervision == SHARED else count)
-            # All that there are, so that another has to be started first.
-            adoption.kill(titled(SUPERVISOR))
-            adoption.check_stops(stopped)
-            wait_for_idle_supervisors(idle)
-            adoption.check_ends()
-        adoption.report(f"{count} jobs' supervisors killed ({supervision})")
+    with Adoption(client, tmp_path / "gate", count) as adoption:
+        assert len(adoption.supervisors()) == (1 if supervision == SHARED else count)
+        # All that there are, so that another has to be started first.
+        adoption.kill(titled(SUPERVISOR))
+        adoption.check_stops(stopped)
+        wait_for_idle_supervisors(idle)
+        adoption.check_ends()
+    adoption.report(f"{count} jobs' supervisors killed ({supervision})")
 
 
 @each_its_own
-def test_job_whose_own_supervisor_is_killed(client: JobSubmissionClient, tmp_path: Path) -> None:
-    for number in range(times(1)):
-        with Adoption(client, tmp_path / f"gate{number}", 2, entrypoint_num_cpus=OWN_CPUS) as both:
-            killed = both.supervisors()
-            assert len(killed) == 2
-            both.kill(killed)
-            both.check_stops(1)
-            both.check_ends()
-        both.report("a job's own supervisor killed")
+def test_job_whose_own_supervisor_is_killed(
+    client: JobSubmissionClient, tmp_path: Path, fault_round: int
+) -> None:
+    with Adoption(client, tmp_path / "gate", 2, entrypoint_num_cpus=OWN_CPUS) as both:
+        both.kill_own_supervisors()
+        both.check_stops(1)
+        both.check_ends()
+    both.report("a job's own supervisor killed")
 
 
 def test_jobs_that_end_while_nobody_watches(
-    client: JobSubmissionClient, supervision: str, tmp_path: Path
+    client: JobSubmissionClient, supervision: str, tmp_path: Path, fault_round: int
 ) -> None:
     """The manager is killed too, so that they aren't adopted before they have ended."""
     count, _ = JOBS[supervision]
-    for number in range(times(1)):
-        with Adoption(client, tmp_path / f"gate{number}", count) as adoption:
-            adoption.kill([*titled(MANAGER), *titled(SUPERVISOR)])
-            adoption.check_ends()
-        adoption.report(f"{count} jobs end while nobody watches ({supervision})")
+    with Adoption(client, tmp_path / "gate", count) as adoption:
+        adoption.kill([*titled(MANAGER), *titled(SUPERVISOR)])
+        adoption.check_ends()
+    adoption.report(f"{count} jobs end while nobody watches ({supervision})")
