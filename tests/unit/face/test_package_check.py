@@ -93,6 +93,7 @@ def test_good_packages(name: str, data: bytes) -> None:
         ),
         # The same header again and again.
         ("a.tar.gz", gzip.compress(tar_header("a", -512)), "'a', which says a size"),
+        ("a.tar.gz", gzip.compress(tar_header("a", -1)), "'a', which says a size"),
         # Takes forty megabytes of the archive, and nothing of the disk.
         ("a.tar.gz", gzip.compress(sparse_member(INFLATED)), "unpacks to more than"),
     ],
