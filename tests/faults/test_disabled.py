@@ -15,7 +15,7 @@ from ray_jobs import plugin as ray_jobs_plugin
 from ray_jobs.errors import RayJobsError
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster
-from tests.faults.faces import kill_dashboard, watched_cluster
+from tests.faults.faces import kill_dashboard, lenient_cluster, watched_dashboard
 from tests.faults.judging import judged, starts_in
 from tests.faults.processes import runs, start_waiting_job
 from tests.faults.table import Row, report, seeded
@@ -27,13 +27,21 @@ FAILED, RUNNING, STOPPED = JobStatus.FAILED, JobStatus.RUNNING, JobStatus.STOPPE
 PAUSE_S = (0.0, 1.0)
 
 
-@pytest.fixture(params=[pytest.param("each its own", marks=pytest.mark.long), "shared"])
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+@pytest.fixture(
+    scope="module", params=[pytest.param("each its own", marks=pytest.mark.long), "shared"]
+)
+def lenient(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     env = {"RAY_AUTH_MODE": "disabled"}
     if request.param == "shared":
         env["RAY_JOBS_SUPERVISION"] = "dense"
-    with watched_cluster(env) as cluster:
+    with lenient_cluster(env) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(lenient: Cluster) -> Iterator[Cluster]:
+    with watched_dashboard(lenient):
+        yield lenient
 
 
 def is_served_by_us(cluster: Cluster) -> bool | None:
@@ -88,7 +96,7 @@ def start_deaf(client: JobSubmissionClient) -> str:
 def test_disabled_and_enabled_again(
     request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path, fault_round: int
 ) -> None:
-    name = f"plugin off and on ({request.node.callspec.params['cluster']})"
+    name = f"plugin off and on ({request.node.callspec.params['lenient']})"
     rng = seeded(name)
     with JobSubmissionClient(cluster.address) as client:
         ending, ending_pid = start_waiting_job(client, tmp_path)

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import AsyncJobSubmissionClient, JobSubmissionClient
-from tests.cluster import Cluster, plugin, running_cluster
+from tests.cluster import Cluster
 from tests.faults.campaign import Campaign, campaign
 from tests.faults.faces import (
     dashboard_pid,
     gateways,
     kill_dashboard,
     kill_gateway,
-    nobody_ends_it_for_a_dead_process,
+    lenient_cluster,
     serving,
     watched_dashboard,
 )
@@ -48,12 +48,7 @@ TAILS_END_S = 30.0
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    env = {"RAY_AUTH_MODE": "disabled"}
-    with (
-        plugin(enabled=True),
-        running_cluster(env, cpus=2) as cluster,
-        nobody_ends_it_for_a_dead_process(cluster),
-    ):
+    with lenient_cluster({"RAY_AUTH_MODE": "disabled"}) as cluster:
         with JobSubmissionClient(cluster.address) as client:  # manager and pool start with it
             client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
         yield cluster
@@ -65,7 +60,6 @@ def gateway(cluster: Cluster) -> Iterator[str]:
         yield url
 
 
-# For each test another watcher: the pauses of one grow.
 @pytest.fixture
 def dashboard(cluster: Cluster) -> Iterator[str]:
     with watched_dashboard(cluster):

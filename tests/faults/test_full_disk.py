@@ -40,7 +40,7 @@ PRINTS_FOR_EVER = """
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with (
         contextlib.ExitStack() as disks,
@@ -52,7 +52,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
     with JobSubmissionClient(cluster.address) as client:
         client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)

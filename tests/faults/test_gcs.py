@@ -112,7 +112,7 @@ async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str
     name = f"{fault}, then is back"
     kinds = (*KINDS, "placed")
     async with campaign(name, cluster.address, tmp_path, kinds=kinds) as run:
-        await run.inject(lambda: inject(run), times(2 if "killed" in fault else 1), (0.5, 3.0))
+        await run.inject(lambda: inject(run), times(2), (0.5, 3.0))
     assert restart.gcs.lives()
     if fault != "KV slow":  # late while it is, never wrong
         assert run.workload.longest_submission_s < BACK_WITHIN_S

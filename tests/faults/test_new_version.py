@@ -18,22 +18,21 @@ from ray_jobs.claims import VERSION
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster
 from tests.faults.campaign import KINDS, campaign
-from tests.faults.faces import gateways, kill_dashboard, watched_cluster
+from tests.faults.faces import gateways, kill_dashboard, lenient_cluster, watched_dashboard
 from tests.faults.processes import named, runs, send, titled
 from tests.faults.stored import check_kv_is_as_listed
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
 MANAGER = "ray::JobManager"
-OLD_VERSION = "0.0.9"
+#: One after the other.
+VERSIONS = ("0.0.8", "0.0.9", VERSION)
 TREE = Path(__file__).parents[2]
 #: Submissions that are under way when the old manager hangs, and for how long by then.
 IN_FLIGHT = 8
 IN_FLIGHT_S = (0.0, 0.15)
 #: Else Ray kills a manager that hangs 0.1 s after it is to end.
 KILL_TIMEOUT = {"RAY_kill_worker_timeout_milliseconds": "60000"}
-#: What only the previous version does: it tells of itself in each job's log.
-MARK = "as told by the previous version"
 
 
 class Installation:
@@ -42,19 +41,13 @@ class Installation:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.path = folder / "installed"
-        self._install("old", OLD_VERSION)
-        line = folder / "old" / "ray_jobs" / "manager" / "supervisors.py"
-        text = line.read_text()
-        changed = text.replace("Running entrypoint for job", f"({MARK}) Running entrypoint for job")
-        assert changed != text
-        line.write_text(changed)
-        with (folder / "old" / "ray_jobs" / "keeper" / "zygote.py").open("a") as file:
-            file.write("# As in the previous version.\n")
-        self._install("new", VERSION)
-        self.path.symlink_to("old")
+        for version in VERSIONS:
+            self._install(version)
+        self.version = VERSIONS[0]
+        self.path.symlink_to(self.version)
 
-    def _install(self, name: str, version: str) -> None:
-        root = self._folder / name
+    def _install(self, version: str) -> None:
+        root = self._folder / version
         hidden = shutil.ignore_patterns("__pycache__")
         shutil.copytree(TREE / "ray_jobs", root / "ray_jobs", ignore=hidden)
         shutil.copytree(
@@ -65,14 +58,25 @@ class Installation:
         (metadata / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: ray-jobs\nVersion: {version}\n"
         )
+        # Each tells of itself in the log of each job, and has a zygote of its own.
+        header = root / "ray_jobs" / "manager" / "supervisors.py"
+        text = header.read_text()
+        changed = text.replace("Running entrypoint for job", f"{mark(version)} Running it for job")
+        assert changed != text
+        header.write_text(changed)
+        with (root / "ray_jobs" / "keeper" / "zygote.py").open("a") as file:
+            file.write(f"# {mark(version)}\n")
 
     def upgrade(self) -> None:
-        self._point_to("new")
-
-    def _point_to(self, name: str) -> None:
+        """Put the next version into the place of what is installed."""
+        self.version = VERSIONS[VERSIONS.index(self.version) + 1]
         aside = self._folder / "aside"
-        aside.symlink_to(name)
+        aside.symlink_to(self.version)
         aside.replace(self.path)
+
+
+def mark(version: str) -> str:
+    return f"(as told by {version})"
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def installation(tmp_path: Path) -> Installation:
 @pytest.fixture
 def cluster(installation: Installation) -> Iterator[Cluster]:
     env = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(installation.path), **KILL_TIMEOUT}
-    with watched_cluster(env) as cluster:
+    with lenient_cluster(env) as cluster, watched_dashboard(cluster):
         yield cluster
 
 
@@ -93,20 +97,20 @@ def server_version(address: str) -> str | None:
     return None
 
 
-def until_taken_over(cluster: Cluster) -> None:
-    """Wait until a manager of the new version leads jobs."""
-    wait_until(lambda: server_version(cluster.address) == VERSION, "the new plugin", 60)
+def until_taken_over(cluster: Cluster, version: str) -> None:
+    """Wait until a manager of a version leads jobs."""
+    wait_until(lambda: server_version(cluster.address) == version, "the new plugin", 60)
     with JobSubmissionClient(cluster.address) as client:
         after = client.submit_job(entrypoint="echo after")
         assert client.wait_until_finish(after, timeout=60).status is JobStatus.SUCCEEDED
-        assert MARK not in client.get_job_logs(after)
+        assert mark(version) in client.get_job_logs(after)
 
 
 def check_old_gateway(address: str) -> None:
     """It works with the new manager, and doesn't replace it."""
     [successor], [serving] = titled(MANAGER), gateways()
     with JobSubmissionClient(address) as client:
-        assert server_version(address) == OLD_VERSION
+        assert server_version(address) == VERSIONS[0]
         job_id = client.submit_job(entrypoint="exit 7")
         assert client.wait_until_finish(job_id, timeout=60).driver_exit_code == 7
     assert titled(MANAGER) == [successor]
@@ -126,7 +130,7 @@ async def test_manager_of_the_previous_version(
         try:
             installation.upgrade()
             kill_dashboard(cluster)
-            await asyncio.to_thread(until_taken_over, cluster)
+            await asyncio.to_thread(until_taken_over, cluster, installation.version)
             assert runs(manager), "Ray has killed it: it can't go on"
         finally:
             send(manager, signal.SIGCONT)
@@ -134,7 +138,7 @@ async def test_manager_of_the_previous_version(
 
     (tmp_path / "jobs").mkdir()
     with running_gateway(cluster) as old_gateway:
-        assert server_version(cluster.address) == OLD_VERSION
+        assert server_version(cluster.address) == VERSIONS[0]
         name = "upgrade, the old manager hangs and goes on"
         async with campaign(
             name, cluster.address, tmp_path / "jobs", kinds=(*KINDS, "own"), rate=3
@@ -142,10 +146,12 @@ async def test_manager_of_the_previous_version(
             running = [run.workload.begin(kind) for kind in ("held", "own")]
             pids = [await run.workload.pid(each) for each in running]
             zygotes = set(named("ray-jobs-zygote"))
-            await run.inject(upgrade, 1, (0.5, 2.0))
+            await run.inject(upgrade, len(VERSIONS) - 1, (0.5, 2.0))
             await asyncio.to_thread(check_old_gateway, old_gateway)
-            assert set(named("ray-jobs-zygote")) > zygotes, "the new version has its own"
+            assert set(named("ray-jobs-zygote")) > zygotes, "a new version has its own"
             assert all(map(runs, pids))
         check_kv_is_as_listed(cluster)
         with JobSubmissionClient(cluster.address) as client:
-            assert all(MARK in client.get_job_logs(each.submission_id) for each in running)
+            assert all(
+                mark(VERSIONS[0]) in client.get_job_logs(each.submission_id) for each in running
+            )
