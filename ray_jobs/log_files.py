@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterable
+
+from ray_jobs.keeper.files import need_own, open_own
 
 #: The folder, in the session's log folder, for logs of jobs that ended long ago.
 SHELF = "finished-jobs"
@@ -37,26 +40,49 @@ def places(path: str) -> tuple[str, str]:
     return path, os.path.join(directory, SHELF, name)
 
 
+def is_link(place: str, owner: int | None = None) -> bool:
+    """Return whether a log was removed from a place: there is a link of ours then.
+
+    Args:
+        owner: As of `open_own`.
+    """
+    try:
+        need_own(os.lstat(place), stat.S_IFLNK, place, owner)
+    except (FileNotFoundError, PermissionError):
+        return False
+    return True
+
+
 def is_removed_log(path: str) -> bool:
     """Return whether what is in the place of a job's log only tells that the log was removed."""
-    return any(os.path.islink(place) for place in places(path))
+    return any(is_link(place) for place in places(path))
 
 
 def open_log(path: str) -> int | None:
     """Open a job's log for reading, wherever it is, given where it is at first.
 
-    Returns a file descriptor, or None if there is no such log. Raises `OSError`.
+    Returns a file descriptor, or None if there is no such log: what another user has put in its
+    place, or a job a folder in the place of its own, is none. Raises `OSError`.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    folder = os.path.dirname(path)
+    owner = _owner_for_root(folder)
     for place in places(path):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             try:
-                return os.open(place, flags)
+                return open_own(place, os.O_RDONLY, owner)
             except OSError as error:
                 if error.errno != errno.ELOOP:
                     raise
-            # Our links lead to one text. Another user's may lead anywhere.
-            return os.open(os.path.join(os.path.dirname(path), NOTICE), flags)
+            if is_link(place, owner):  # ours lead to one text; another user's may lead anywhere
+                return open_own(os.path.join(folder, NOTICE), os.O_RDONLY, owner)
+    return None
+
+
+def _owner_for_root(folder: str) -> int | None:
+    """Return whose logs root reads: a gateway of root's may serve a cluster of another user."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(folder).st_uid
     return None
 
 

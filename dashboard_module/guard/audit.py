@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from ray_jobs.keeper.files import open_own
+
 logger = logging.getLogger(__name__)
 
 #: How long a line waits for others, in seconds.
@@ -173,8 +175,14 @@ class AuditFile:
             return False
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self._path, flags, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        try:
+            return open_own(self._path, flags)
+        except PermissionError:
+            # Another user's, or no file: Ray's folders are open to all. It goes out of the way.
+            with contextlib.suppress(OSError):
+                os.replace(self._path, f"{self._path}.foreign")
+            return open_own(self._path, flags)
 
     def _rotate(self) -> int:
         self.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from ray_jobs.keeper.files import own_folder
 from ray_jobs.log_holes import dropped, end_of_data, has_hole, read_kept
 from ray_jobs.models import gap_notice
 
@@ -26,6 +27,10 @@ CANT_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EML
 
 class BadArchive(ValueError):
     """The archive that was asked for can't be used, however often it is tried."""
+
+
+class UnreadableLog(OSError):
+    """A log can't be read. The archive isn't to blame, and other jobs may leave."""
 
 
 class Archive(Protocol):
@@ -43,10 +48,15 @@ class Archive(Protocol):
 
 
 class FolderArchive:
-    """An archive on a disk. Files and folders are their owner's only."""
+    """An archive on a disk. Files and folders that it makes are their owner's only.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        is_exposed: Where it is, other users may make folders too: one that isn't ours isn't used.
+    """
+
+    def __init__(self, folder: Path, *, is_exposed: bool = False) -> None:
         self._root = folder
+        self._is_exposed = is_exposed
 
     def write(self, name: str, data: bytes) -> None:
         with self._new(name) as fd, open(fd, "wb", closefd=False) as file:
@@ -62,7 +72,12 @@ class FolderArchive:
 
     def make_folder(self, name: str) -> None:
         """Make the folder for a file."""
-        os.makedirs((self._root / name).parent, 0o700, exist_ok=True)
+        folders = (self._root / name).relative_to(self._root).parents
+        for folder in [self._root, *(self._root / each for each in reversed(folders[:-1]))]:
+            if self._is_exposed:
+                own_folder(str(folder))
+            else:
+                os.makedirs(folder, 0o700, exist_ok=True)
 
     def can_link(self, folder: str) -> bool:
         """Return whether files of a folder can have a name in the archive too: by trying it."""
@@ -86,7 +101,12 @@ class FolderArchive:
         A file that has the name is kept: it is whole, and of a manager before, or after, this one.
         The folder must be there, and be synced when its files have their names.
         """
-        os.fsync(source)
+        try:
+            os.fsync(source)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise UnreadableLog(*error.args) from error
+            raise
         with contextlib.suppress(FileExistsError):
             self._link(name, source)
 
@@ -223,7 +243,7 @@ def open_archive(place: str, default: Path) -> Archive:
     Raises `BadArchive`.
     """
     if not place:
-        return FolderArchive(default)
+        return FolderArchive(default, is_exposed=True)
     try:
         url = urlsplit(place)
         is_file = url.scheme in ("file", "local")
@@ -252,14 +272,20 @@ def archived_bytes(source: int, is_bounded: bool) -> int:
 
 
 def pieces(source: int, is_bounded: bool) -> Iterator[bytes]:
-    """Yield what an open log holds; a line in place of what was dropped of a bounded one."""
+    """Yield what an open log holds; a line in place of what was dropped of a bounded one.
+
+    Raises `UnreadableLog`.
+    """
     offset = 0
     while True:
-        dropped, data = (
-            read_kept(source, offset, COPY_BYTES)
-            if is_bounded
-            else (0, os.pread(source, COPY_BYTES, offset))
-        )
+        try:
+            dropped, data = (
+                read_kept(source, offset, COPY_BYTES)
+                if is_bounded
+                else (0, os.pread(source, COPY_BYTES, offset))
+            )
+        except OSError as error:
+            raise UnreadableLog(*error.args) from error
         if dropped and data:
             yield gap_notice(dropped).encode()
         if not data:

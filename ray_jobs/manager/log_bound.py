@@ -14,8 +14,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ray_jobs.environ import number
-from ray_jobs.keeper.files import open_to_write
-from ray_jobs.log_files import LOG_PREFIX, NOTICE, SHELF, close_all, id_of_log, log_name, places
+from ray_jobs.keeper.files import open_own, open_to_write
+from ray_jobs.log_files import (
+    LOG_PREFIX,
+    NOTICE,
+    SHELF,
+    close_all,
+    id_of_log,
+    is_link,
+    log_name,
+    places,
+)
 from ray_jobs.manager.times import BOOTED_AT_MS, ended_boot_ms
 from ray_jobs.records import JobRecord
 from ray_jobs.supervisor.node import read_text
@@ -23,6 +32,8 @@ from ray_jobs.supervisor.node import read_text
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 512  #: of `st_blocks`
+#: Logs that can't be removed, for which there is no room, are tried again so often.
+RETRY_S = 30.0
 #: Removed at once on the event loop: about a millisecond.
 SLICE_LOGS = 20
 
@@ -71,8 +82,8 @@ class LogBound:
         name = log_name(submission_id)
         self._drop(name)
         for place in places(os.path.join(self._directory, name)):
-            with contextlib.suppress(FileNotFoundError):
-                self._add(name, os.lstat(place).st_blocks * BLOCK_BYTES)
+            if os.path.lexists(place):
+                self._add(name, size_at(place))
                 break
         self._look()
 
@@ -85,12 +96,14 @@ class LogBound:
 
     def remember(self, sizes: Mapping[str, int]) -> None:
         """Count logs again that were forgotten, before all others: they don't leave after all."""
-        old = {log_name(each): size for each, size in sizes.items()}
+        self._count_again({log_name(each): size for each, size in sizes.items()})
+        self._look()
+
+    def _count_again(self, old: dict[str, int]) -> None:
         for name in old.keys() & self._sizes.keys():
             del old[name]  # a younger job's by now
         self._total += sum(old.values())
         self._sizes = OrderedDict({**old, **self._sizes})
-        self._look()
 
     def renamed(self, name: str, new_name: str) -> None:
         """Note that the log of a deleted job was set aside."""
@@ -155,54 +168,110 @@ class LogBound:
         if self._has_notice:
             return
         path = os.path.join(self._directory, NOTICE)
-        text = (
-            "[ray-jobs] The log of this job was removed: the logs of all finished jobs together"
-            f" may take {max_bytes} bytes (RAY_JOBS_FINISHED_LOGS_MAX_BYTES).\n"
-        )
+        text = notice_of(max_bytes)
         try:
             if read_text(path) != text:
                 with open(open_to_write(f"{path}.new", os.O_TRUNC), "w") as file:
                     file.write(text)
                 os.rename(f"{path}.new", path)
             self._has_notice = True
-        except OSError:
-            logger.exception("Can't write what readers of removed logs are told.")
+        except OSError as error:
+            logger.warning("Can't write what readers of removed logs are told: %s", error)
 
     async def _shrink(self, max_bytes: int) -> None:
+        """Remove the oldest logs until the others are within the bound.
+
+        Those that couldn't be removed are tried again, until they can or needn't.
+        """
+        while True:
+            left = await self._remove_oldest(max_bytes)
+            self._count_again(left)
+            if not left or self._total <= max_bytes:
+                return
+            logger.warning("%d logs of finished jobs can't be removed yet.", len(left))
+            await asyncio.sleep(RETRY_S)
+
+    async def _remove_oldest(self, max_bytes: int) -> dict[str, int]:
+        """Remove logs. Returns what is left of those that couldn't be, by the names of files."""
+        left: dict[str, int] = {}
         await asyncio.to_thread(self._write_notice, max_bytes)
         while self._sizes and self._total > max_bytes:
             held: list[int] = []
-            while self._sizes and self._total > max_bytes and len(held) < SLICE_LOGS:
+            for _ in range(SLICE_LOGS):
+                if not self._sizes or self._total <= max_bytes:
+                    break
                 name, size = self._sizes.popitem(last=False)
                 self._total -= size
-                held += self._replace(name)
+                try:
+                    held += self._replace(name)
+                except OSError:  # a full disk, mostly
+                    left[name] = self._cut_off(name, max_bytes)
             await asyncio.to_thread(close_all, held)
             await asyncio.to_thread(self._write_notice, max_bytes)
+        return left
 
     def _replace(self, name: str) -> list[int]:
-        """Put the notice in the place of a log.
+        """Put the notice in the place of a log. Raises `OSError`.
 
         Returns the log itself, open: to free the space of a large one takes a while.
         """
+        place = self._place_of(name)
+        try:
+            fd = None if place is None else open_own(place, os.O_RDONLY)
+        except (FileNotFoundError, PermissionError):  # gone, or not a file of ours
+            fd = None
+        if place is None or fd is None:
+            return []
+        link = f"{place}.link"
+        # From the root on: the link may be moved to the other place later.
+        notice = os.path.abspath(os.path.join(self._directory, NOTICE))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link)  # of a manager that was killed then
+            os.symlink(notice, link)
+            os.rename(link, place)
+        except BaseException:
+            os.close(fd)
+            raise
+        return [fd]
+
+    def _cut_off(self, name: str, max_bytes: int) -> int:
+        """Have the notice in a log, in place of what it holds. Returns the bytes that it takes.
+
+        On a full disk there may be no room for a link, but there is in what the log takes.
+        """
+        place = self._place_of(name)
+        if place is None:
+            return 0
+        try:
+            with open(open_to_write(place), "wb") as file:
+                file.write(notice_of(max_bytes).encode())
+                file.truncate()  # afterwards: nobody finds it empty
+        except OSError as error:
+            logger.warning("Can't cut off the log %s: %s", name, error)
+        return size_at(place)
+
+    def _place_of(self, name: str) -> str | None:
+        """Return where a log is that may be removed. None if there is none any more."""
         assert self._is_live is not None
         if self._is_live(id_of_log(name)):  # a new job's: counted at its end
-            return []
+            return None
         for place in places(os.path.join(self._directory, name)):
-            try:
-                if os.path.islink(place):
-                    return []
-                fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except FileNotFoundError:
-                continue
-            link = f"{place}.link"
-            # From the root on: the link may be moved to the other place later.
-            notice = os.path.abspath(os.path.join(self._directory, NOTICE))
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(link)  # of a manager that was killed then
-                os.symlink(notice, link)
-                os.rename(link, place)
-            except OSError:
-                logger.exception("Can't remove the log %s.", name)
-            return [fd]
-        return []
+            if os.path.lexists(place):
+                return None if is_link(place) else place
+        return None
+
+
+def size_at(path: str) -> int:
+    """Return what a file takes of the disk, in bytes; 0 if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.lstat(path).st_blocks * BLOCK_BYTES
+    return 0
+
+
+def notice_of(max_bytes: int) -> str:
+    """Return what readers of a removed log are told."""
+    return (
+        "[ray-jobs] The log of this job was removed: the logs of all finished jobs together may"
+        f" take {max_bytes} bytes (RAY_JOBS_FINISHED_LOGS_MAX_BYTES).\n"
+    )

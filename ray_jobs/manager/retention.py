@@ -21,12 +21,13 @@ from typing import TypeVar
 
 from ray_jobs.keeper.clock import boot_ms, wall_ms
 from ray_jobs.kv import Superseded, together
-from ray_jobs.log_files import close_all, is_removed_log, open_log, places
+from ray_jobs.log_files import close_all, is_link, is_removed_log, open_log, places
 from ray_jobs.log_holes import has_hole
 from ray_jobs.manager.archive import (
     Archive,
     BadArchive,
     FolderArchive,
+    UnreadableLog,
     archived_bytes,
     open_archive,
 )
@@ -147,11 +148,11 @@ class Retention:
     async def _leave(self, records: list[JobRecord]) -> None:
         """Have jobs leave, in as many files as it takes."""
         while records:
-            count = await self._until_done(
+            count, leaving = await self._until_done(
                 functools.partial(self._write, self._new_name(), records)
             )
-            for start in range(0, count, SLICE_JOBS):
-                part = records[start : min(count, start + SLICE_JOBS)]
+            for start in range(0, len(leaving), SLICE_JOBS):
+                part = leaving[start : start + SLICE_JOBS]
                 await self._until_done(functools.partial(self._move_out, part))
             records = records[count:]
 
@@ -181,37 +182,46 @@ class Retention:
 
     # --- lines --------------------------------------------------------------------------------
 
-    async def _write(self, name: str, records: Sequence[JobRecord]) -> int:
-        """Write a file with the lines of the first jobs. Returns of how many.
+    async def _write(self, name: str, records: Sequence[JobRecord]) -> tuple[int, list[JobRecord]]:
+        """Write a file with the lines of the first jobs.
+
+        Returns of how many, and those of them that leave: not those that are gone, nor one whose
+        log can't be read.
 
         What a line tells of a log holds, so its text isn't removed any more to bound all logs.
         """
         bound = self._logs.bound
         sizes = bound.forget(each.submission_id for each in records)
-        count = 0
+        leaving: list[JobRecord] = []
         try:
-            count = await asyncio.to_thread(self._write_lines, name, records)
-            return count
+            count, leaving = await asyncio.to_thread(self._write_lines, name, records)
+            return count, leaving
         finally:
-            others = (each.submission_id for each in records[count:])
-            bound.remember({each: sizes[each] for each in others if each in sizes})
+            ids = {each.submission_id for each in leaving}
+            bound.remember({each: size for each, size in sizes.items() if each not in ids})
 
-    def _write_lines(self, name: str, records: Sequence[JobRecord]) -> int:
-        """Write a file with the lines of the first jobs. Returns of how many."""
+    def _write_lines(self, name: str, records: Sequence[JobRecord]) -> tuple[int, list[JobRecord]]:
+        """Write a file with the lines of the first jobs. Returns as `_write`."""
         lines: list[bytes] = []
+        leaving: list[JobRecord] = []
         size = count = 0
         for record in records:
-            log = self._find_log(record)
             count += 1
+            try:
+                log = self._find_log(record)
+            except UnreadableLog as error:
+                _tell_kept(record, error)
+                continue
             # Looked at after its log: that might be the one of a new job with this id.
             if self._is_there(record):
+                leaving.append(record)
                 lines.append(archive_line(record, log, wall_ms()))
                 size += len(lines[-1])
             if size >= FILE_BYTES:
                 break
         if lines:
             self._opened.write(name, b"".join(lines))
-        return count
+        return count, leaving
 
     def _is_there(self, record: JobRecord) -> bool:
         return is_same_job(record, self._journal.get(record.submission_id))
@@ -220,7 +230,7 @@ class Retention:
         path = self._logs.path(record.submission_id)
         if is_removed_log(path):
             return FoundLog(0, was_removed=True)
-        fd = open_log(path)
+        fd = _opened_log(path)
         if fd is None:
             return None
         try:
@@ -241,15 +251,18 @@ class Retention:
         A job that is listed has its log, however long the KV takes.
         """
         found = await asyncio.to_thread(self._keep_logs, records)
-        leaving = [each for each in records if self._is_there(each)]
+        leaving = [each for each in records if each.attempt in found and self._is_there(each)]
         await together(*(self._journal.delete(each) for each in leaving))
         held: list[int] = []
         for record in leaving:
-            held += self._drop_log(record, found.get(record.attempt))
+            held += self._drop_log(record, found[record.attempt])
         await asyncio.to_thread(close_all, held)
 
-    def _keep_logs(self, records: Sequence[JobRecord]) -> dict[str, os.stat_result]:
-        """Have logs in the archive for good. Returns which files they are here, by attempt."""
+    def _keep_logs(self, records: Sequence[JobRecord]) -> dict[str, os.stat_result | None]:
+        """Have logs in the archive for good.
+
+        Returns which files they are here, by the attempts of the jobs that may leave.
+        """
         archive = self._opened
         linking = None
         if isinstance(archive, FolderArchive):
@@ -257,24 +270,34 @@ class Retention:
                 archive.make_folder(name)
             linking = archive if archive.can_link(self._logs.directory) else None
         with ThreadPoolExecutor(COPIES_AT_ONCE) as threads:
-            found = list(threads.map(lambda each: self._keep_log(each, linking), records))
+            found = dict(
+                each
+                for each in threads.map(lambda one: self._kept_log(one, linking), records)
+                if each
+            )
         if linking is not None:
             for name in {
                 os.path.dirname(archived_log(each)): archived_log(each) for each in records
             }.values():
                 linking.sync(name)
-        return {
-            record.attempt: file
-            for record, file in zip(records, found, strict=True)
-            if file is not None
-        }
+        return found
+
+    def _kept_log(
+        self, record: JobRecord, linking: FolderArchive | None
+    ) -> tuple[str, os.stat_result | None] | None:
+        """Return a job's attempt and what its log is here; nothing if that can't be read."""
+        try:
+            return record.attempt, self._keep_log(record, linking)
+        except UnreadableLog as error:
+            _tell_kept(record, error)
+            return None
 
     def _keep_log(self, record: JobRecord, linking: FolderArchive | None) -> os.stat_result | None:
         path = self._logs.path(record.submission_id)
         for place in places(path):
-            if os.path.islink(place):
+            if is_link(place):
                 return os.lstat(place)
-        fd = open_log(path)
+        fd = _opened_log(path)
         if fd is None:
             return None
         try:
@@ -300,7 +323,7 @@ class Retention:
             with contextlib.suppress(FileNotFoundError):
                 if found is not None and os.path.samestat(os.lstat(place), found):
                     if not os.path.islink(place):
-                        held.append(os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+                        held.append(os.open(place, os.O_PATH | os.O_CLOEXEC))
                     os.unlink(place)
         return held
 
@@ -308,6 +331,22 @@ class Retention:
     def _opened(self) -> Archive:
         assert self._archive is not None
         return self._archive
+
+
+def _opened_log(path: str) -> int | None:
+    """Open a log, as `open_log`. Raises `UnreadableLog`."""
+    try:
+        return open_log(path)
+    except OSError as error:
+        raise UnreadableLog(*error.args) from error
+
+
+def _tell_kept(record: JobRecord, error: OSError) -> None:
+    logger.warning(
+        "Job %s is kept until the next start of the manager: its log can't be read: %s",
+        record.submission_id,
+        error,
+    )
 
 
 def _ended(record: JobRecord) -> Ended:

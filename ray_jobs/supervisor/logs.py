@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 
-from ray_jobs.keeper.files import need_own, open_to_write
+from ray_jobs.keeper.files import open_own, open_to_write
 from ray_jobs.log_holes import read_kept
 
 #: What a failed job's message holds of its log, as Ray has it.
@@ -49,17 +48,13 @@ def read_kept_at(path: str, offset: int, max_bytes: int) -> tuple[int, bytes]:
 def _opened(path: str) -> int | None:
     """Open a log for reading. Returns None if there is none, or something of another user's."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        return open_own(path, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError):
+        return None
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
+        if error.errno == errno.ELOOP:
             return None
         raise
-    try:
-        need_own(os.fstat(fd), stat.S_IFREG, path)
-    except PermissionError:
-        os.close(fd)
-        return None
-    return fd
 
 
 def drop_copied(path: str, copied: int) -> None:

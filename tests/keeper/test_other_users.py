@@ -11,7 +11,8 @@ import pytest
 
 from ray_jobs.keeper.files import open_to_write, own_folder
 from ray_jobs.keeper.sockets import short_path
-from ray_jobs.log_files import open_log
+from ray_jobs.log_files import SHELF, is_removed_log, open_log
+from ray_jobs.manager.archive import open_archive
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.supervisor import node as supervisor_node
@@ -78,13 +79,34 @@ def test_logs(folder: Path) -> None:
     note_in_log(str(log), "secret")
     assert read_at(str(log), 0, 100) == b""
     assert read_kept_at(str(log), 0, 100) == (0, b"")
-    fd = open_log(str(log))
-    if fd is not None:
-        assert os.read(fd, 100) == b""
-        os.close(fd)
+    assert open_log(str(log)) is None
+    assert not is_removed_log(str(log))
     for path in folder.iterdir():
         if path.is_file():
             assert path.read_bytes() in (b"", b"precious")
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_log_on_the_shelf_is_not_hidden(folder: Path) -> None:
+    (folder / SHELF).mkdir()
+    (folder / SHELF / "job-driver-a.log").write_bytes(b"ours")
+    fd = open_log(str(folder / "job-driver-a.log"))
+    assert fd is not None
+    with open(fd, "rb") as file:
+        assert file.read() == b"ours"
+
+
+def test_an_archive_in_another_users_folder(folder: Path) -> None:
+    """By default it is in Ray's folder for logs."""
+    archive = open_archive("", folder / "archive")
+    archive.write("logs/hour/a.log", b"a")
+    for path in ("archive", "archive/logs", "archive/logs/hour"):
+        assert mode(folder / path) == 0o700
+    theirs = folder / "theirs"
+    theirs.mkdir(0o777)
+    give_away(theirs)
+    with pytest.raises(PermissionError, match="another user's"):
+        open_archive("", theirs).write("a.jsonl", b"a")
 
 
 def test_a_job_that_finds_another_users_log(node: Node, planted: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import resource
+import stat
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ray_jobs.dashboard_module.guard.clients import networks, token_name
 from ray_jobs.models import JobStatus
 from tests.archives import sized_zip
 from tests.fuzz.raw import request
+from tests.other_user import give_away, open_folder
 from tests.unit.face.fakes import Cluster, record
 
 from .conftest import serving
@@ -255,6 +257,25 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         AuditFile(str(tmp_path / "audit"), 1000, 2).write(b"x\n")
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("planted", ["file", "pipe"])
+def test_what_another_user_has_put_there_goes_out_of_the_way(planted: str) -> None:
+    with open_folder() as folder:
+        path = folder / "audit"
+        if planted == "file":
+            path.touch()
+        else:
+            os.mkfifo(path)
+        path.chmod(0o666)
+        give_away(path)
+        file = AuditFile(str(path), 1000, 2)
+        file.write(b"x\n")
+        file.close()
+        assert path.read_bytes() == b"x\n"
+        assert path.stat().st_uid == os.geteuid()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert (folder / "audit.foreign").stat().st_size == 0
 
 
 async def test_a_disk_that_fails_fails_no_request(

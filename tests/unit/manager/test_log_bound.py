@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.log_files import SHELF, log_name, open_log
-from ray_jobs.manager import log_shelf
+from ray_jobs.manager import log_bound, log_shelf
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.log_shelf import LogShelf
@@ -147,6 +148,55 @@ async def test_a_full_disk_is_bounded_and_tells_so_later(tmp_path: Path) -> None
         assert again._task is not None
         await again._task
         await until_removed(disk, {"d"}, "abcd")
+
+
+async def test_without_room_for_a_link_the_log_itself_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On ext4 a long link takes a block, on the tmpfs of the test before none."""
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log_bound, "RETRY_S", 0.01)
+    monkeypatch.setattr(os, "symlink", no_room)
+    paths = {name: write(tmp_path, name, age) for age, name in enumerate("abcdef")}
+    bound = LogBound(str(tmp_path), MAX_BYTES)
+    bound.open([], lambda _: False)
+    assert bound._task is not None
+    await bound._task
+    await until_removed(tmp_path, {"d", "e", "f"}, paths)
+    assert not paths["f"].is_symlink()
+    assert bound._total <= MAX_BYTES
+    monkeypatch.undo()
+    for name in "gh":
+        write(tmp_path, name)
+        bound.ended(name)
+    await until_removed(tmp_path, {*"bcdef"}, "abcdefgh")
+    assert paths["f"].is_symlink()
+
+
+async def test_a_log_that_cant_be_removed_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is tried again until it can."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def is_tried_again() -> bool:
+        return caplog.text.count("can't be removed yet") > 1
+
+    monkeypatch.setattr(log_bound, "RETRY_S", 0.01)
+    for age, name in enumerate("abcd"):
+        write(tmp_path, name, age)
+    bound = LogBound(str(tmp_path), MAX_BYTES)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "symlink", fails)
+        broken.setattr(log_bound, "open_to_write", fails)
+        bound.open([], lambda _: False)
+        await asyncio.to_thread(wait_until, is_tried_again, "another try", 5)
+    await until_removed(tmp_path, {"d"}, "abcd")
 
 
 async def test_what_a_killed_manager_left_is_no_hindrance(bound: LogBound, tmp_path: Path) -> None:

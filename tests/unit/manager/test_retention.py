@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import json
 import logging
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -282,6 +284,57 @@ async def test_a_broken_archive_loses_nothing(
         await manager.until_left(*"abc")
         assert sum("works again" in each.message for each in caplog.records) == 1
     assert sorted(ids(archived(tmp_path))) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("moment", ["opened", "copied"])
+async def test_a_log_that_cant_be_read_keeps_its_own_job_only(
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    moment: str,
+) -> None:
+    monkeypatch.setattr(FolderArchive, "can_link", lambda self, folder: False)
+    bad = tmp_path / "logs" / log_name("b")
+
+    def failing_open(path: str) -> int | None:
+        if path == str(bad):
+            raise OSError(errno.EIO, "Input/output error")
+        return open_log(path)
+
+    def failing_read(fd: int, size: int, offset: int) -> bytes:
+        if os.path.samestat(os.fstat(fd), bad.stat()):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, size, offset)
+
+    read = os.pread
+    if moment == "opened":
+        monkeypatch.setattr(retention_module, "open_log", failing_open)
+    else:
+        monkeypatch.setattr(os, "pread", failing_read)
+    manager = await start(most_jobs=0)
+    for name in "abc":
+        await manager.run(name, log=name)
+    await manager.until_left("a", "c")
+    assert set(manager.store.records) == {"b"}
+    assert bad.exists()
+    assert sum("Job b is kept" in each.message for each in caplog.records) == 1
+    monkeypatch.undo()
+    await manager.close()
+    later = await start(store=manager.store, most_jobs=0)
+    await later.until_left("b")
+    assert set(ids(archived(tmp_path))) == set("abc")  # twice, perhaps; never not
+
+
+async def test_a_job_that_put_a_folder_in_the_place_of_its_log_leaves(
+    start: Start, tmp_path: Path
+) -> None:
+    manager = await start(most_jobs=0)
+    (tmp_path / "logs" / log_name("a")).mkdir()
+    for name in "ab":
+        await manager.run(name, log=None if name == "a" else "b")
+    await manager.until_left(*"ab")
+    assert [line["log"] is None for line in archived(tmp_path)] == [True, False]
 
 
 async def test_a_store_that_fails_loses_nothing(start: Start, tmp_path: Path) -> None:
