@@ -107,6 +107,7 @@ class Follower:
             await self._load()
 
     async def _load(self) -> None:
+        told_before = self.replica.told
         records = await self._store.load()
         index = JobIndex()
         for position, record in enumerate(records, 1):
@@ -114,7 +115,7 @@ class Follower:
             if position % SLICE_JOBS == 0:
                 await asyncio.sleep(0)
         if not self._has_list.is_set():  # the manager's may have come meanwhile
-            self.replica.replace(index)
+            self.replica.replace(index, told_before)
             await self._shed_retired()
         self._fresh_until = asyncio.get_running_loop().time() + STORE_FRESH_S
 

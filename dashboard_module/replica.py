@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ray_jobs.models import DriverInfo
+from ray_jobs.models import DriverInfo, JobStatus
 from ray_jobs.records import Change, ChangeBatch, decode_record
 
 from .job_index import JobIndex
 from .jobs import SubmissionJob
 
+#: By submission id: the epoch of the manager that told it, and the change.
+Told = dict[str, tuple[int, Change]]
 DriverOf = Callable[[str], "DriverInfo | None"]
 Wake = Callable[[], None]
 
@@ -38,7 +40,7 @@ class Replica:
         self._coming: _FullList | None = None
         #: What answers of the manager told ahead of the stream, by submission id: the epoch and
         #: the change. A deletion must not be undone by an older state that is still on its way.
-        self._early: dict[str, tuple[int, Change]] = {}
+        self._early: Told = {}
         self._watchers: dict[str, set[Wake]] = {}
         #: Indexes that were replaced; who applies batches sheds them.
         self.retired: list[JobIndex] = []
@@ -122,11 +124,25 @@ class Replica:
             self._put(self._index, change)
             self._wake(change.submission_id)
 
-    def replace(self, index: JobIndex) -> None:
-        """Take over jobs that were read while there was no manager."""
-        self.start_over()
+    @property
+    def told(self) -> Told:
+        """What answers of the manager told ahead of the stream."""
+        return dict(self._early)
+
+    def replace(self, index: JobIndex, told_before: Told) -> None:
+        """Take over jobs that were read from the KV, as there is no manager, or its list is long.
+
+        A manager's list that is on its way goes on: it would never be complete otherwise.
+
+        Args:
+            told_before: What was `told` when the reading began. What came since isn't undone.
+        """
+        if self._coming is None or not self._coming.epoch:
+            self.start_over()
         self._epoch = self._revision = 0
-        self._early.clear()
+        for submission_id, told in self._early.items():
+            if told_before.get(submission_id) is not told:
+                self._put_unless_later(index, told[1])
         self._swap(index)
 
     def start_over(self) -> None:
@@ -161,6 +177,13 @@ class Replica:
         else:
             index.put(job)
 
+    def _put_unless_later(self, index: JobIndex, change: Change) -> None:
+        """Put a job, unless the index has it in a later state."""
+        job, known = self.job_of(change), index.get(change.submission_id)
+        is_same = job and known and job.record.attempt == known.record.attempt
+        if not (is_same and known and job and _stage(known) > _stage(job)):
+            self._put(index, change)
+
     def _is_overtaken(self, epoch: int, change: Change) -> bool:
         known = self._early.get(change.submission_id)
         return known is not None and known[0] == epoch and known[1].revision > change.revision
@@ -194,3 +217,7 @@ class Replica:
     def _wake(self, submission_id: str) -> None:
         for wake in tuple(self._watchers.get(submission_id, ())):
             wake()
+
+
+def _stage(job: SubmissionJob) -> int:
+    return 2 if job.record.status.is_terminal() else int(job.record.status is JobStatus.RUNNING)

@@ -159,13 +159,46 @@ def test_a_list_read_from_the_kv_gives_way_to_the_managers() -> None:
     replica = new_replica()
     index = JobIndex()
     index.put(SubmissionJob(record("kept", revision=40), None))
-    replica.replace(index)
+    replica.replace(index, {})
     assert ids(replica) == ["kept"]
     assert replica.position == (0, 0)
     replica.apply_early(ChangeBatch(1, 0, [change(2, "new")]))
     assert ids(replica) == ["kept", "new"]
     replica.apply(ChangeBatch(1, 1, [change(1, "kept")], reset=True))
     assert ids(replica) == ["kept", "new"]
+
+
+def test_a_list_read_from_the_kv_does_not_end_the_managers_on_its_way() -> None:
+    replica = new_replica()
+    replica.apply(ChangeBatch(3, 1, [change(1, "a")], reset=True, more=True))
+    index = JobIndex()
+    index.put(SubmissionJob(record("stored"), None))
+    replica.replace(index, {})
+    assert ids(replica) == ["stored"]
+    assert replica.position == (3, 1)
+    replica.apply(ChangeBatch(3, 2, [change(2, "b")]))
+    assert ids(replica) == ["a", "b"]
+    assert replica.holds_managers_list
+
+
+def test_a_list_read_from_the_kv_does_not_undo_what_was_told_meanwhile() -> None:
+    replica = new_replica()
+    replica.apply_early(ChangeBatch(1, 0, [change(1, "before"), change(2, "deleted")]))
+    told_before = replica.told
+    replica.apply_early(
+        ChangeBatch(1, 0, [change(3, "new"), change(4, "ended"), gone(5, "deleted")])
+    )
+    index = JobIndex()
+    for name in ("before", "deleted"):
+        index.put(SubmissionJob(record(name, status=JobStatus.SUCCEEDED), None))
+    index.put(SubmissionJob(record("ended", status=JobStatus.FAILED), None))
+    replica.replace(index, told_before)
+    found = {name: job.status for name in ids(replica) if (job := replica.index.get(name))}
+    assert found == {
+        "before": JobStatus.SUCCEEDED,
+        "ended": JobStatus.FAILED,
+        "new": JobStatus.RUNNING,
+    }
 
 
 def test_another_driver_changes_the_json_of_its_job() -> None:
