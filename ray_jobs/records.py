@@ -110,11 +110,33 @@ class ManagerReply(msgspec.Struct, array_like=True, frozen=True):
     batch: ChangeBatch | None = None
 
 
-encode_record = msgspec.json.Encoder().encode
+_encode_record = msgspec.json.Encoder().encode
 _record_decoder = msgspec.json.Decoder(JobRecord)
 encode_message = msgspec.msgpack.Encoder().encode
 _batch_decoder = msgspec.msgpack.Decoder(ChangeBatch)
 _reply_decoder = msgspec.msgpack.Decoder(ManagerReply)
+
+
+def encode_record(record: JobRecord) -> bytes:
+    """Return a record as it is stored and published.
+
+    Words of others in it, such as an error's, may be no text: that may not fail what comes after.
+    """
+    try:
+        return _encode_record(record)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(as_text(msgspec.to_builtins(record)))
+
+
+def as_text(value: Any) -> Any:
+    """Return a JSON value whose strings can be encoded: without halves of surrogate pairs."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {as_text(key): as_text(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_text(each) for each in value]
+    return value
 
 
 def decode_record(data: bytes) -> JobRecord:
@@ -261,7 +283,7 @@ def mirror_json(record: JobRecord, known_fields: frozenset[str]) -> bytes:
 
 def from_mirror(submission_id: str, data: bytes) -> JobRecord:
     """Return a job that Ray's own server wrote."""
-    info: dict[str, Any] = json.loads(data)
+    info: dict[str, Any] = as_text(json.loads(data))
     env_json = info.pop("runtime_env_json", None)
     known = {name: info[name] for name in MIRROR_FIELDS if info.get(name) is not None}
     return msgspec.convert(
@@ -269,7 +291,7 @@ def from_mirror(submission_id: str, data: bytes) -> JobRecord:
             **known,
             "submission_id": submission_id,
             "entrypoint": info.get("entrypoint") or "",
-            "runtime_env": json.loads(env_json) if env_json else None,
+            "runtime_env": as_text(json.loads(env_json)) if env_json else None,
             "foreign": True,
         },
         JobRecord,

@@ -13,7 +13,7 @@ from ray_jobs.manager.foreign import ForeignJobs
 from ray_jobs.manager.journal import Journal
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
-from ray_jobs.records import from_mirror
+from ray_jobs.records import decode_record, from_mirror
 from ray_jobs.store import KvStore
 
 from .memory_kv import RECORD, MemoryKv, claimed
@@ -98,6 +98,26 @@ async def test_jobs_of_rays_server_come_and_go(
     await until(journal, lambda: journal.get("a") == from_mirror("a", RAYS))
     del kv.data[MIRROR_NAMESPACE, KEY]
     await until(journal, lambda: journal.get("a") is None)
+
+
+async def test_jobs_of_rays_server_that_hold_no_text(
+    jobs: ForeignJobs, journal: Journal, kv: MemoryKv, names: FakeNames
+) -> None:
+    """Ray's server takes halves of surrogate pairs. They would fail every list and write."""
+    names.of_jobs = {"a"}
+    jobs.expect_more()
+    kv.data[MIRROR_NAMESPACE, KEY] = RAYS.replace(b'"RUNNING"', b'"RUNNING", "message": "\\ud800"')
+    await until(journal, lambda: journal.get("a") is not None)
+    batch = await journal.changes(0, 0, 0)
+    assert [decode_record(each.record).message for each in batch.changes if each.record] == ["?"]
+
+
+async def test_a_message_that_is_no_text_is_recorded(journal: Journal, kv: MemoryKv) -> None:
+    await journal.create(msgspec.structs.replace(RECORD, submission_id="b"))
+    await asyncio.wait_for(
+        journal.update("b", lambda each: msgspec.structs.replace(each, message="no \udcff text")), 5
+    )
+    assert decode_record(kv.data[b"ray_jobs", "job:b"]).message == "no ? text"
 
 
 async def test_job_that_rays_server_deleted_goes(
