@@ -84,13 +84,33 @@ async def test_repair_does_not_bring_a_deleted_job_back(kv: MemoryKv) -> None:
     kv.is_held = lambda call, key, value: call == "delete"
     deleting = asyncio.ensure_future(journal.delete(ENDED))
     await kv.until(lambda: ("delete", KEY) in kv.calls)
-    await store.mirror.repair([ENDED], journal.staying)
+    await store.mirror.repair([ENDED], journal.stored)
     kv.let_through()
     await deleting
     await journal.create(OTHER)
     await journal.update("b", lambda each: msgspec.structs.replace(each, message="m"))
     await kv.until(lambda: kv.mirror("b").get("message") == "m")
     assert await store.mirrored_ids() == {"b"}
+    await journal.close()
+
+
+async def test_repair_shows_nothing_that_is_only_on_its_way(kv: MemoryKv) -> None:
+    """A manager that is killed then leaves a mirror that says what its record doesn't."""
+    store = await claimed(kv)
+    journal = Journal(store, 1, on_superseded=lambda: None)
+    await journal.create(RECORD)
+    kv.is_held = lambda call, key, value: call == "put" and "job:" in key
+    creating = asyncio.ensure_future(journal.create(OTHER))
+    starting = asyncio.ensure_future(journal.update("a", lambda _: RUNNING))
+    await kv.until(lambda: {key for call, key in kv.calls if call == "put"} >= {"job:a", "job:b"})
+    await store.mirror.repair(journal.records(), journal.stored)
+    last = msgspec.structs.replace(RUNNING, submission_id="last")
+    store.mirror.follow([last])
+    await kv.until(lambda: shows(kv, last))
+    assert shows(kv, RECORD)
+    assert await store.mirrored_ids() == {"a", "last"}
+    kv.let_through()
+    await asyncio.gather(creating, starting)
     await journal.close()
 
 
