@@ -22,6 +22,8 @@ MAX_FRAME_BYTES = 64 * 1024
 #: Read, decoded and escaped at once for the stock log route, off the event loop.
 JSON_CHUNK_BYTES = 512 * 1024
 
+#: Of any file.
+LAST_OFFSET = 2**63 - 1
 _NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -91,7 +93,8 @@ class LogFile:
 
     async def read(self, offset: int, size: int) -> Piece:
         """Return up to `size` bytes; none at the end, or while there is no file."""
-        if not self.open() or self._fd is None:
+        size = min(size, LAST_OFFSET - offset)  # no file goes on beyond, and the kernel refuses it
+        if size <= 0 or not self.open() or self._fd is None:
             return Piece(0, b"")
         loop = asyncio.get_running_loop()
         if self._is_bounded:

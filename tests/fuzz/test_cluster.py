@@ -62,7 +62,7 @@ def url(request: pytest.FixtureRequest, cluster: Cluster, gateway: str) -> Itera
     yield cluster.address if request.param == "plugin" else gateway
     for each in (cluster.address, gateway):
         assert requests.get(f"{each}/api/version", timeout=TIMEOUT_S).status_code == 200
-    for path in cluster.logs_dir.glob("dashboard*.log"):
+    for path in (*cluster.logs_dir.glob("dashboard*.log"), *cluster.folder.glob("gateway-*.out")):
         assert "Incident" not in path.read_text(errors="replace")
 
 

@@ -211,9 +211,10 @@ async def test_taking_up_at_an_offset(client: Client, cluster: Cluster) -> None:
     await beyond.until(lambda data: data == b"89")
     cluster.manager.end("a")
     assert await tail.to_the_end() == await beyond.to_the_end() == 1000
-    late = await begin(client, OWN + "?offset=999")
-    assert await late.to_the_end() == 1000
-    assert late.frames == []
+    for offset in (999, 2**63 - 2, 2**63 - 1):
+        late = await begin(client, f"{OWN}?offset={offset}")
+        assert await late.to_the_end() == 1000
+        assert late.frames == []
 
 
 @pytest.mark.parametrize("offset", ["-1", "x", "1.5", "9" * 30])
