@@ -7,10 +7,11 @@ actor was restarted under them, so each is idempotent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ray_jobs.errors import (
     JobNotTerminal,
     RayJobsError,
 )
+from ray_jobs.manager.env_files import EnvFiles, files_of
 from ray_jobs.manager.environments import Environments, Pins
 from ray_jobs.manager.face_channel import serve_faces
 from ray_jobs.manager.finished_jobs import RetentionSettings
@@ -72,6 +74,7 @@ class JobManager:
         self._accepts = asyncio.Event()
         self._is_ready = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
+        self._env_files = EnvFiles(_ray.normalised_runtime_env)
         # A restarted manager leads its jobs on though nobody calls it. The constructor isn't a
         # coroutine, so it calls itself.
         ray.get_runtime_context().current_actor.recover.remote()
@@ -246,6 +249,10 @@ class JobManager:
         submission_id = request.submission_id or request.job_id
         assert submission_id is not None
         await self._until_accepting()
+        if request.runtime_env and files_of(request.runtime_env):
+            check(request)
+            with told_as_malformed(request.runtime_env):
+                request.runtime_env = await self._env_files.read(request.runtime_env)
         await self._intake.submit(
             submission_id, request_key, lambda: new_record(request, submission_id, request_key)
         )
@@ -291,16 +298,9 @@ class JobManager:
 
 def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> JobRecord:
     """Return the record of a new job. Raises `InvalidRequest`."""
-    validate(request)
-    given = request.runtime_env or {}
-    check_known(given, has_plugins=any(os.environ.get(name) for name in PLUGIN_VARIABLES))
-    check_no_local_paths(given)
-    try:
+    given = check(request)
+    with told_as_malformed(given):
         runtime_env = _ray.normalised_runtime_env(given)
-    except Exception as error:  # noqa: BLE001 - Ray opens files, and asks the schemas of plugins
-        # Cut after that: of an address that was cut before its @, the password can't be told.
-        said = scrubbed(str(error), secret_values(given))[:MAX_SAID_CHARACTERS]
-        raise InvalidRuntimeEnv(f"Malformed runtime_env: {said}") from None
     selector = request.entrypoint_label_selector
     problem = _ray.label_selector_error(selector) if selector else None
     if problem:
@@ -321,6 +321,28 @@ def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> 
         attempt=uuid.uuid4().hex,
         request_key=request_key,
     )
+
+
+def check(request: SubmitRequest) -> dict[str, Any]:
+    """Return a request's runtime environment. Raises `InvalidRequest` for what Ray needn't tell."""
+    validate(request)
+    given = request.runtime_env or {}
+    check_known(given, has_plugins=any(os.environ.get(name) for name in PLUGIN_VARIABLES))
+    check_no_local_paths(given)
+    return given
+
+
+@contextlib.contextmanager
+def told_as_malformed(given: dict[str, Any]) -> Iterator[None]:
+    """Raise `InvalidRuntimeEnv` for whatever Ray says of an environment, without its secrets."""
+    try:
+        yield
+    except InvalidRuntimeEnv:
+        raise
+    except Exception as error:  # noqa: BLE001 - Ray opens files, and asks the schemas of plugins
+        # Cut after that: of an address that was cut before its @, the password can't be told.
+        said = scrubbed(str(error), secret_values(given))[:MAX_SAID_CHARACTERS]
+        raise InvalidRuntimeEnv(f"Malformed runtime_env: {said}") from None
 
 
 def default_max_log_bytes(environ: Mapping[str, str]) -> int | None:
