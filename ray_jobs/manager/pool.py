@@ -148,7 +148,7 @@ class Pool:
         """
         member = Member(handle, jobs, time.monotonic(), retires)
         self._members.append(member)
-        self._spawn(self._watch(member))
+        self.spawn(self._watch(member))
         self._end_if_retired(member)
         self._serve()
         self._look_after(0)
@@ -190,6 +190,12 @@ class Pool:
             self._members.remove(member)
             self._look_after(0)
 
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something beside all else."""
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def stalled_for_s(self) -> float:
         """Return for how long no job has got a supervisor though one waits, and may have it."""
         if self._is_full:
@@ -201,7 +207,7 @@ class Pool:
     def _end_if_retired(self, member: Member) -> None:
         if member.retires and member.jobs <= 0 and member in self._members:
             self._members.remove(member)
-            self._spawn(self._maker.end(member.handle))
+            self.spawn(self._maker.end(member.handle))
 
     @property
     def _staying(self) -> list[Member]:
@@ -269,7 +275,7 @@ class Pool:
         missing = self._missing()
         for _ in range(missing):
             self._starting += 1
-            self._spawn(self._start())
+            self.spawn(self._start())
         if self._waiting:
             if not self._is_full:  # if it is, an end is what they wait for
                 self._look_after(GROWTH_DELAY_S)
@@ -316,7 +322,7 @@ class Pool:
                 self._look_after(left_s)
                 return
             self._members.remove(member)
-            self._spawn(self._maker.end(member.handle))
+            self.spawn(self._maker.end(member.handle))
 
     async def _start(self) -> None:
         try:
@@ -335,8 +341,3 @@ class Pool:
     async def _watch(self, member: Member) -> None:
         await self._maker.death(member.handle)
         self.bury(member)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

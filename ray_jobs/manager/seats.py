@@ -18,7 +18,7 @@ from ray_jobs.kv import Superseded
 from ray_jobs.manager.calls import Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import CURRENT_PREFIX, Supervisors
-from ray_jobs.supervisor.node import work_dir
+from ray_jobs.supervisor.node import forget_ended, work_dir
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class PooledSeat:
     def lost(self) -> None:
         self._pool.bury(self._member)
         self._pool.release(self._member)
+        self._tell_released()
 
     async def release(self, attempt: str) -> None:
         if self._member.retires:  # it may be gone before it hears of it later
@@ -88,8 +89,13 @@ class PooledSeat:
     def _tell_released(self) -> None:
         released = self._released()
         if released:
-            # Not awaited: nothing depends on it.
-            self._supervisor.actor.release.remote(released)
+            self._pool.spawn(self._tell(released))  # not awaited: nothing depends on it
+
+    async def _tell(self, released: list[str]) -> None:
+        try:
+            await self._supervisor.actor.release.remote(released)
+        except RayError:  # it is dead: it was on this node, as the pool is
+            await asyncio.to_thread(forget_ended, released)
 
     async def leave(self) -> None:
         self._pool.release(self._member, self._ran_s)

@@ -41,6 +41,7 @@ from ray_jobs.supervisor.node import (
     read_status,
     read_text,
     stop_settings,
+    tells_end,
     work_dir,
 )
 from ray_jobs.supervisor.orphans import kill_left
@@ -381,7 +382,7 @@ class JobSupervisor:
 
     async def _outcome_without_keeper(self, attempt: Attempt) -> dict[str, Any]:
         status = read_status(attempt.directory)
-        if status.get("state") in ("exited", "failed_to_start", "lost"):
+        if tells_end(status):
             return status
         await asyncio.to_thread(kill_left, attempt.id)
         return {**status, "state": "lost", "error": "The job's keeper process was killed."}

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import ray
@@ -325,6 +326,21 @@ def dated(status: dict[str, Any], boot_id: str) -> dict[str, Any]:
 def forget(directory: str) -> None:
     """Remove an attempt's folder. No-op if there is none."""
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def forget_ended(attempt_ids: Iterable[str]) -> None:
+    """Remove the folders of attempts that have ended, in place of a supervisor that is dead.
+
+    Not those without an end: an order to start it may be on its way still.
+    """
+    for attempt_id in attempt_ids:
+        directory = attempt_path(attempt_id)
+        if tells_end(read_status(directory)):
+            forget(directory)
+
+
+def tells_end(status: dict[str, Any]) -> bool:
+    return status.get("state") in ("exited", "failed_to_start", "lost")
 
 
 def read_text(path: str) -> str:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -21,10 +21,12 @@ from ray_jobs.manager import (
     pool,
     recovery,
     runner,
+    seats,
     supervisors,
     times,
 )
 from ray_jobs.supervisor import actor as supervisor_actor
+from ray_jobs.supervisor.node import tells_end
 from tests.model.loop import EPOCH_S, PROCESS
 from tests.model.node import Growth, Node
 
@@ -147,10 +149,18 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
     return [
         (actor, manager),
         (adopting, folders),
+        (seats, {"forget_ended": _forget_ended}),
         (supervisors, actors),
         (recovery, collector),
         (_ray, cluster),
     ]
+
+
+def _forget_ended(attempts: Iterable[str]) -> None:
+    for attempt in attempts:
+        directory = f"{WORK_DIR}/attempts/{attempt}"
+        if tells_end(here().folders.get(directory, {})):
+            here().forget(directory)
 
 
 class AgentAddresses:

@@ -204,3 +204,21 @@ def test_a_supervisor_that_the_next_manager_has_not_found_yet_ends_with_its_job(
     assert record is not None
     assert record.status is JobStatus.STOPPED
     assert not made.process.is_alive
+
+
+def test_the_folder_of_a_job_that_ended_just_before_its_supervisor_is_removed(
+    world: World,
+) -> None:
+    """A supervisor is told a moment later that an end has been recorded, and removes it then."""
+    world.submit("a", {})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(3.0)
+    [keeper] = [each for each in world.running() if each.attempt == attempt]
+    keeper.exit(0)
+    world.loop.run_for(0.2)
+    record = world.judge.record("a")
+    assert record is not None
+    assert record.status is JobStatus.SUCCEEDED
+    kill_supervisors_of(world, attempt)
+    world.loop.run_for(5.0)
+    assert not [folder for folder in world.head.folders if folder.endswith(attempt)]
