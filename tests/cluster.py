@@ -218,9 +218,11 @@ def running_cluster(
         cluster.start(cpus=cpus, gpus=gpus, ip=ip)
         yield cluster
     finally:
-        cluster.tell_if_dashboard_died()
-        cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            cluster.tell_if_dashboard_died()
+        finally:
+            cluster.stop()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

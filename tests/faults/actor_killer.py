@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from tests.cluster import Cluster
 
 POOLED, OWN = "pooled", "own"
+#: In the names of supervisors that Ray can't start yet: there is nothing to end.
+QUEUED = "queued-"
 
 
 class ActorKiller:
@@ -64,7 +66,9 @@ def serve(address: str) -> None:
         names = sorted(
             each["name"]
             for each in list_named_actors(all_namespaces=True)
-            if each["namespace"] == namespace and each["name"].startswith(prefix)
+            if each["namespace"] == namespace
+            and each["name"].startswith(prefix)
+            and QUEUED not in each["name"]
         )
         answer = "none"
         if names:
@@ -72,8 +76,10 @@ def serve(address: str) -> None:
             with contextlib.suppress(ValueError):  # it has ended meanwhile
                 ray.kill(ray.get_actor(name, namespace=namespace))
                 answer = "killed"
-        print(answer, flush=True)
+        print(answer, file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    # Ray's warnings are no answers.
+    with contextlib.redirect_stdout(sys.stderr):
+        serve(sys.argv[1])

@@ -28,6 +28,10 @@ PROBE_S = 0.02
 #: A fault that finds nothing more often than this is none.
 MISSES_A_HIT = 10
 ABORT_TIMEOUT_S = 20.0
+#: Reads don't wait for the manager, nor for the GCS.
+READ_WITHIN_S = 2.0
+#: A submission waits for the next manager, which has no machine of its own here.
+SUBMITTED_WITHIN_S = 10.0
 
 
 class Campaign:
@@ -113,11 +117,15 @@ async def campaign(
     *,
     kinds: tuple[str, ...] = KINDS,
     rate: float = SUBMISSIONS_A_SECOND,
+    face_lives: bool = True,
+    submitted_within_s: float = SUBMITTED_WITHIN_S,
 ) -> AsyncIterator[Campaign]:
     """Run a workload while faults are injected, then hold every job to its right end.
 
     Args:
         folder: Where jobs leave what they do. Empty.
+        face_lives: So that reads are answered all the while, and submissions soon.
+        submitted_within_s: So soon, since they were sent or the fault was over.
     """
     rng = seeded(fault)
     workload = Workload(address, folder, rng, kinds, rate)
@@ -142,6 +150,9 @@ async def campaign(
         await workload.close()
     read_s, submission_s = run.longest_read_s, workload.longest_submission_s
     report(Row(fault, run.injected, verdict, read_s, submission_s, run.longest_notice_s))
+    if face_lives:
+        assert read_s < READ_WITHIN_S
+        assert submission_s < submitted_within_s
 
 
 def raise_failures(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -67,12 +67,12 @@ def dashboard(cluster: Cluster) -> Iterator[str]:
 
 
 async def test_gateway(gateway: str, tmp_path: Path) -> None:
-    async with campaign("the gateway killed", gateway, tmp_path) as run:
+    async with campaign("the gateway killed", gateway, tmp_path, face_lives=False) as run:
         await run.inject(kill_gateway, times(5), (0.1, 3.0), serving(gateway))
 
 
 async def test_dashboard(cluster: Cluster, dashboard: str, tmp_path: Path) -> None:
-    async with campaign("the dashboard killed", dashboard, tmp_path) as run:
+    async with campaign("the dashboard killed", dashboard, tmp_path, face_lives=False) as run:
         # Now and then while it starts, mostly after.
         kill = functools.partial(kill_dashboard, cluster)
         await run.inject(kill, times(2), (1.0, 7.0), serving(dashboard))
@@ -88,6 +88,7 @@ async def test_all_within_a_second(
         f"manager, supervisor, dashboard within 1 s (by {face})",
         address,
         tmp_path,
+        face_lives=face == "gateway",
     ) as run:
         kill = functools.partial(kill_all, cluster, run, face)
         await run.inject(kill, times(2), (1.0, 8.0), serving(dashboard))
@@ -124,7 +125,12 @@ async def test_tails_go_on(
     folder.mkdir()
     async with (
         campaign(
-            f"the {face} killed under tails", address, folder, kinds=("quick", "short"), rate=0.5
+            f"the {face} killed under tails",
+            address,
+            folder,
+            kinds=("quick", "short"),
+            rate=0.5,
+            face_lives=False,
         ) as run,
         AsyncJobSubmissionClient(address) as client,
     ):

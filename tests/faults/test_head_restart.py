@@ -204,6 +204,9 @@ async def head_campaign(
 ) -> AsyncIterator[Campaign]:
     """Run a campaign whose jobs end with the node that they run on."""
     (folder / "jobs").mkdir()
-    async with campaign(fault, cluster.address, folder / "jobs", kinds=KINDS, rate=RATE) as run:
+    jobs = folder / "jobs"
+    async with campaign(
+        fault, cluster.address, jobs, kinds=KINDS, rate=RATE, face_lives=False
+    ) as run:
         run.workload.excuse = "node"
         yield run

@@ -140,8 +140,9 @@ async def test_manager_of_the_previous_version(
     with running_gateway(cluster) as old_gateway:
         assert server_version(cluster.address) == VERSIONS[0]
         name = "upgrade, the old manager hangs and goes on"
+        jobs, kinds = tmp_path / "jobs", (*KINDS, "own")
         async with campaign(
-            name, cluster.address, tmp_path / "jobs", kinds=(*KINDS, "own"), rate=3
+            name, cluster.address, jobs, kinds=kinds, rate=3, face_lives=False
         ) as run:
             running = [run.workload.begin(kind) for kind in ("held", "own")]
             pids = [await run.workload.pid(each) for each in running]

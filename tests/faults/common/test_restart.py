@@ -37,7 +37,7 @@ def test_back_within_three_seconds(client: JobSubmissionClient, mode: Mode, tmp_
     rng = seeded("the manager killed on a quiet machine")
     running, _ = start_waiting_job(client, tmp_path)
     backs_s = []
-    for _ in range(times(2)):
+    for _ in range(times(3)):
         wait_for_idle_supervisors(mode.idle)
         time.sleep(rng.uniform(0, 1))
         assert kill_titled(MANAGER)
@@ -54,7 +54,7 @@ def test_back_within_three_seconds(client: JobSubmissionClient, mode: Mode, tmp_
     assert client.wait_until_finish(running, timeout=60).driver_exit_code == 5
     print("back within", backs_s)
     # A busy moment of the machine isn't the manager's.
-    assert statistics.median_low(backs_s) < BACK_WITHIN_S
+    assert statistics.median(backs_s) < BACK_WITHIN_S
 
 
 def test_each_id_is_one_job(client: JobSubmissionClient) -> None:
