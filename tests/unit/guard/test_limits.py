@@ -9,6 +9,7 @@ import pytest
 from ray_jobs.dashboard_module.guard.clients import counted_as, networks
 from ray_jobs.dashboard_module.guard.limits import (
     BURST_S,
+    LEAST_PER_S,
     MAX_CLIENTS,
     Rate,
     SharedGauge,
@@ -60,6 +61,15 @@ def test_slow_rate_says_how_long() -> None:
     with pytest.raises(TooManyRequests) as caught:
         rate.take("a")
     assert caught.value.retry_after_s == 10
+
+
+@pytest.mark.parametrize("per_second", [5e-324, 1e-320, 1e-300, 1e-9])
+def test_the_slowest_rate_refuses_all_the_same(per_second: float) -> None:
+    rate = Rate(per_second, "submissions", lambda: 0.0)
+    rate.take("a")
+    with pytest.raises(TooManyRequests) as caught:
+        rate.take("a")
+    assert caught.value.retry_after_s == round(1 / LEAST_PER_S)
 
 
 def test_clients_are_not_remembered_without_end() -> None:

@@ -197,6 +197,30 @@ def test_wrong_settings_are_told_and_safe(caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.records) == 6
 
 
+@pytest.mark.parametrize("share", ["75", "1.01", "0", "-0.5", "inf", "nan", "75%", ""])
+def test_a_share_is_a_part_of_all(share: str, caplog: pytest.LogCaptureFixture) -> None:
+    """75, meant as percent, was no limit, and nothing said so."""
+    found = set_to(RAY_JOBS_MAX_CLIENT_SHARE=share)
+    assert found.max_client_share == GuardSettings().max_client_share
+    assert len(caplog.records) == bool(share)
+    assert all("RAY_JOBS_MAX_CLIENT_SHARE" in each.message for each in caplog.records)
+
+
+@pytest.mark.parametrize("share", ["1", "0.001", "0.5"])
+def test_shares_that_are_taken(share: str) -> None:
+    assert set_to(RAY_JOBS_MAX_CLIENT_SHARE=share).max_client_share == float(share)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 5_000, str(2**53 + 2), "1e306"])
+def test_numbers_beyond_reckoning(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The gateway didn't start with one."""
+    for name in ("RAY_JOBS_MAX_REQUESTS", "RAY_JOBS_MAX_SUBMISSIONS_PER_S"):
+        assert set_to(**{name: text}) == GuardSettings(audit_path="/logs/audit")
+    assert len(caplog.records) == 2
+    assert all(len(each.message) < 200 for each in caplog.records)
+    assert set_to(RAY_JOBS_MAX_REQUESTS=str(2**53)).max_requests == 2**53
+
+
 def test_options_add_to_the_environment() -> None:
     found = settings(
         default_audit_path="x",
