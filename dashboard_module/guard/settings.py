@@ -13,6 +13,7 @@ from ray_jobs.environ import MOST, number
 from ray_jobs.models import GCS_MAX_PACKAGE_BYTES
 
 from .clients import Network, networks
+from .hosts import impossible
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,12 @@ def settings(
         redact_always: Likewise.
     """
     listed = _words(environ.get(ALLOWED_HOSTS_VARIABLE, ""))
+    names = (*listed, *allowed_hosts)
+    if no_names := impossible(names):
+        # They stay: without them the plugin might not look at Host at all.
+        logger.warning(
+            "%s, --allowed-host: no names of hosts: %s", ALLOWED_HOSTS_VARIABLE, ", ".join(no_names)
+        )
     proxies, wrong = networks(_words(environ.get(TRUSTED_PROXIES_VARIABLE, "")))
     if wrong:
         logger.warning("%s: no addresses: %s", TRUSTED_PROXIES_VARIABLE, ", ".join(wrong))
@@ -80,7 +87,7 @@ def settings(
         for name, bounds in _NUMBERS.items()
     }
     return GuardSettings(
-        allowed_hosts=(*listed, *allowed_hosts) if checks_host or listed else None,
+        allowed_hosts=names if checks_host or listed else None,
         trusted_proxies=tuple(proxies),
         redact_always=redact_always or redact not in ("", "browsers"),
         audit_path=None if audit_path == NO_AUDIT else audit_path,

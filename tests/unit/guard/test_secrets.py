@@ -221,6 +221,19 @@ def test_numbers_beyond_reckoning(text: str, caplog: pytest.LogCaptureFixture) -
     assert set_to(RAY_JOBS_MAX_REQUESTS=str(2**53)).max_requests == 2**53
 
 
+def test_names_that_match_nothing_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    found = settings(
+        default_audit_path="x",
+        checks_host=False,
+        allowed_hosts=["*.b.example", "a.*.example"],
+        environ={"RAY_JOBS_ALLOWED_HOSTS": "http://a.example"},
+    )
+    # Host is looked at all the same.
+    assert found.allowed_hosts == ("http://a.example", "*.b.example", "a.*.example")
+    [told] = caplog.messages
+    assert told.endswith(": http://a.example, a.*.example")
+
+
 def test_options_add_to_the_environment() -> None:
     found = settings(
         default_audit_path="x",
