@@ -24,10 +24,10 @@ from ray_jobs.records import ManagerReply, decode_reply
 from .driver_follower import DriverFollower
 from .errors import persistently
 from .follower import Follower
-from .guard.audit import note_job
 from .guard.limits import Gauge
 from .guard.settings import DEFAULT_MAX_SUBMISSION_BYTES
 from .jobs import DriverJob, Job, Key, SubmissionJob
+from .notes import note_job
 from .ports import DriverPort, LogPort, ManagerPort, PackagePort, StorePort
 from .turns import Turns
 
