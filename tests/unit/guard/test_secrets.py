@@ -6,13 +6,16 @@ import asyncio
 import json
 import logging
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
+from ray_jobs.dashboard_module import jobs
 from ray_jobs.dashboard_module.guard import GuardSettings, settings
+from ray_jobs.dashboard_module.steps import STEP_S
 
 from ray_jobs.models import JobStatus
 from tests.unit.face.fakes import Cluster, record
@@ -69,6 +72,38 @@ async def test_browsers_see_no_secret(cluster: Cluster, path: str) -> None:
                 assert not any(secret in text for secret in SECRETS), text
                 assert "<redacted>" in text
                 assert '"KEY"' in text
+
+
+@pytest.mark.parametrize("path", ["/api/jobs/", "/api/ray_jobs/v1/jobs"])
+async def test_others_have_their_turn_while_secrets_are_taken_out(
+    cluster: Cluster, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever submits chooses how much work a job is."""
+    for number in range(20):
+        cluster.manager.put(record(f"job-{number}"))
+    turns = 0
+    turns_at: list[int] = []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def take_secrets_out(_info: object) -> None:
+        turns_at.append(turns)
+        time.sleep(STEP_S * 0.6)  # of the event loop, as work does
+
+    monkeypatch.setattr(jobs, "take_secrets_out", take_secrets_out)
+    async with serving(cluster) as guarded:
+        counting = asyncio.ensure_future(count_turns())
+        async with guarded.client.get(path, headers=BROWSER) as answer:
+            assert answer.status == 200
+            shown = await answer.json()
+        counting.cancel()
+    assert len(shown if isinstance(shown, list) else shown["jobs"]) == len(turns_at) == 20
+    # Two take longer than a step may.
+    assert all(early < late for early, late in zip(turns_at, turns_at[2:], strict=False))
 
 
 async def test_a_page_may_choose_its_user_agent(cluster: Cluster) -> None:
