@@ -54,14 +54,13 @@ _SECRET_NAME = re.compile(
 _QUOTE = r"\\{0,7}[\"']"
 #: A header of any scheme, up to its value and the quotes around that.
 _HEADER = re.compile(
-    rf"[Aa](?<![A-Za-z].)(?i:uthorization)({_QUOTE})?[ \t]{{0,4}}:[ \t]{{0,4}}"
+    rf"[Aa](?<![A-Za-z].)(?i:uthorization)({_QUOTE})?(?:[ \t]{{0,4}}:|\][ \t]{{0,4}}=)[ \t]{{0,4}}"
     rf"(?:[BbFfRrUu]{{0,2}}({_QUOTE}))?"
 )
 #: Before the name of a header, or the end of it: "Proxy-".
 _BEFORE = re.compile(rf"({_QUOTE})[\w-]{{0,40}}\Z")
 _BEFORE_CHARACTERS = 48
 _QUOTE_OR_LINE_END = re.compile(r"\\{0,8}[\"']|[\r\n]")
-_LINE_END = re.compile(r"[\r\n]|\Z")
 #: Behind the quotes: in a shell, a word may go on with others.
 _GOES_ON = re.compile(r"(?:[\w$]|\\?[\"'][\w$\"'\\%+/=.~-])\S*")
 _SCHEME = re.compile(r"([Bb](?<!\w.)(?i:earer|asic)\s{1,4})[\w.~+/=-]{8,}")
@@ -133,18 +132,11 @@ def _without_headers(text: str) -> str:
 
 def _end_of_value(text: str, begin: int, opening: str | None) -> int:
     """Return where a header ends: at its quotes, or, where none are known, with its line."""
-    if opening is None:
-        return _end_of_line(text, begin)
     for found in _QUOTE_OR_LINE_END.finditer(text, begin):
         if found[0] in "\r\n":
             return found.start()
         # Quotes within quotes are others, or have more backslashes.
-        if found[0][-1] == opening[-1] and len(found[0]) <= len(opening):
+        if opening and found[0][-1] == opening[-1] and len(found[0]) <= len(opening):
             more = _GOES_ON.match(text, found.end())
             return more.end() if more else found.start()
     return len(text)
-
-
-def _end_of_line(text: str, begin: int) -> int:
-    found = _LINE_END.search(text, begin)
-    return len(text) if found is None else found.start()

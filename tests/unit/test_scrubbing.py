@@ -83,6 +83,10 @@ from ray_jobs.scrubbing import (
         ),
         ('Authorization: Token token="secret"', "Authorization: <redacted>"),
         ('{"HTTP_AUTHORIZATION": "Custom secret"}', '{"HTTP_AUTHORIZATION": "<redacted>"}'),
+        (
+            """h["Authorization"] = 'Token token="secret"'; x""",
+            """h["Authorization"] = '<redacted>'; x""",
+        ),
         ("Authorization: ", "Authorization: "),
         # URLs as JSON writes them.
         (r"https:\/\/user:secret@h\/?token=secret", r"https:\/\/<redacted>@h\/?token=<redacted>"),
@@ -144,6 +148,7 @@ def test_texts(text: str, expected: str | None) -> None:
         "https://h/?a=token&b=key",
         "a:\\\\b@c",
         "authorization is needed",
+        "--authorization-mode=RBAC authorization=none",
     ],
 )
 def test_ordinary_texts_stay(text: str) -> None:
