@@ -22,6 +22,7 @@ import msgspec
 from ray_jobs import errors
 from ray_jobs.scrubbing import scrubbed
 
+from .notes import note_reason
 from .open_files import ServerFull
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class ErrorAnswer(msgspec.Struct):
     error: ErrorDetail
 
 
+#: Answers that are refusals, whoever gave them: not allowed, or too much.
+REFUSALS = frozenset({401, 403, 405, 413, 429})
 #: What passes, or is for whoever runs the server to mend: files, memory, disk.
 _EXHAUSTED = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT}
@@ -102,6 +105,8 @@ def guarded(respond: Respond) -> Callable[[Handler], Handler]:
                 return await handler(face, request)
             except Exception as error:  # noqa: BLE001 - the one place for it
                 answer = _answer(error, request, respond)
+                if answer.status in REFUSALS:
+                    note_reason(_reason(error, answer.status))
                 if isinstance(error, ServerFull):
                     answer.force_close()
             if _has_begun(request):
@@ -149,6 +154,13 @@ def _answer(
         f"Internal error (incident {incident}). The server's log says more.",
         {},
     )
+
+
+def _reason(error: Exception, status: int) -> str:
+    """Return the reason of a refusal for the audit: an error's own, or its code."""
+    if isinstance(error, errors.RayJobsError):
+        return str(getattr(error, "reason", error.code))
+    return _CODES_BY_STATUS.get(status, f"http_{status}")
 
 
 def _named(request: aiohttp.web.Request) -> str:

@@ -24,18 +24,20 @@ from ray_jobs.records import ManagerReply, decode_reply
 from .driver_follower import DriverFollower
 from .errors import persistently
 from .follower import Follower
-from .guard.audit import note_job
 from .guard.limits import Gauge
 from .guard.settings import DEFAULT_MAX_SUBMISSION_BYTES
 from .jobs import DriverJob, Job, Key, SubmissionJob
+from .notes import note_job
 from .ports import DriverPort, LogPort, ManagerPort, PackagePort, StorePort
+from .steps import Step
 from .turns import Turns
 
 #: Letters and digits that nobody takes for another one.
 _ID_ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("IloO0")))
 _ID_LENGTH = 16
 _DRIVER_ID = re.compile(r"[0-9a-f]{8}")
-#: Jobs of a long list that are encoded in one step of the event loop: under 2 ms.
+#: Jobs of a long list that are encoded in one step of the event loop: under 2 ms. Where secrets are
+#: taken out first, one may take longer than that: time is looked at after each.
 LIST_SLICE_JOBS = 250
 #: Packages that are handed on at once, of those that take a process.
 MAX_BIG_UPLOADS = 2
@@ -191,15 +193,17 @@ class Face:
             keyed: As an object by submission id or driver job id, not as an array.
         """
         await self.before_read()
-        separator = b""
+        separator, parts = b"", list[bytes]()
         yield b"{" if keyed else b"["
-        for jobs in self._slices():
-            parts = [_member(job, redact, keyed) for job in jobs]
-            if parts:
-                yield separator + b",".join(parts)
-                separator = b","
-            await asyncio.sleep(0)
-        yield b"}" if keyed else b"]"
+        step = Step()
+        for jobs in self._slices(1 if redact else LIST_SLICE_JOBS):
+            parts += [_member(job, redact, keyed) for job in jobs]
+            if len(parts) >= LIST_SLICE_JOBS or step.is_over():
+                if parts:
+                    yield separator + b",".join(parts)
+                    separator, parts = b",", []
+                await step.next()
+        yield (separator if parts else b"") + b",".join(parts) + (b"}" if keyed else b"]")
 
     async def page(
         self,
@@ -345,16 +349,16 @@ class Face:
             return driver_job
         return self._follower.replica.index.get(table.submission_of(job_id) or job_id)
 
-    def _slices(self) -> Iterator[list[Job]]:
+    def _slices(self, size: int) -> Iterator[list[Job]]:
         """Yield all jobs, a slice at a time; in between they may change."""
         replica = self._follower.replica
         keys = replica.index.keys()
-        for start in range(0, len(keys), LIST_SLICE_JOBS):
-            found = (replica.index.get(key[1]) for key in keys[start : start + LIST_SLICE_JOBS])
+        for start in range(0, len(keys), size):
+            found = (replica.index.get(key[1]) for key in keys[start : start + size])
             yield [job for job in found if job is not None]
         drivers = self._drivers.table.jobs()
-        for start in range(0, len(drivers), LIST_SLICE_JOBS):
-            yield list(drivers[start : start + LIST_SLICE_JOBS])
+        for start in range(0, len(drivers), size):
+            yield list(drivers[start : start + size])
 
     def _on_drivers(self, submission_ids: set[str]) -> None:
         for submission_id in submission_ids:

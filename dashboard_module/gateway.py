@@ -21,12 +21,13 @@ from ray_jobs.handover import runs
 from .connections import KEEPALIVE_TIMEOUT_S, Connections, log_malformed_requests_briefly
 from .face import Face
 from .guard import Guard
-from .guard.audit import Moment, Notes
+from .guard.audit import Moment
 from .guard.clients import authorization
 from .guard.guard import INVALID_TOKEN
 from .hosting import face_config, make_guard, packages
 from .listening import is_this_machines_only
 from .manager_link import RayManager
+from .notes import Notes
 from .open_files import raise_limit
 from .ray_logs import RayLogs
 from .ray_ports import RayDrivers, RayStore

@@ -10,49 +10,35 @@ import json
 import re
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote, quote_plus
 
+from ray_jobs.credentials import PLACEHOLDER, cost_ns, without_credentials
 from ray_jobs.models import JobInfo
 
-PLACEHOLDER = "<redacted>"
 #: Shorter values ("1", "true") would be found in half of all words.
 MIN_VALUE_CHARACTERS = 6
 #: Of a JSON value; no runtime environment is deeper.
 MAX_DEPTH = 50
 
-#: What looking for the values of one job may cost, in characters that are searched: some ms. Who
-#: submits chooses how many values there are, and how much text.
+#: What looking for the secrets of one job may cost, in ns and in characters that are searched:
+#: some ms. Who submits chooses how many values there are, and how much text.
 MAX_WORK = 5_000_000
 #: What a search costs beside its characters, and what a place that is found does.
 SEARCH_WORK, FOUND_WORK = 64, 256
 #: To gather how the words of a text begin costs so much for each character; few values are looked
 #: for one by one instead.
 GATHER_WORK = 128
-
-# What a URL ends at, in texts, in JSON and in shell commands.
-_END = r"/\s\"'<>\\"
-#: `user:password@` or `token@` of a URL. A password may hold an @ and, malformed, ? and #.
-_USERINFO = re.compile(rf"(?<=://)(?:[^{_END}@:]*:[^{_END}]*|[^{_END}?#]+)@")
-#: The value of a parameter like `X-Amz-Signature=` or `access_token=`. The lengths are bounded, so
-#: that a long text costs no more than its length.
-_PARAMETER = re.compile(
-    r"(?<=[?&])([\w.-]{0,40}"
-    r"(?:token|secret|pass|pwd|signature|sig|credential|key|auth(?!or)|jwt)"
-    r"[\w.-]{0,40}=)[^&#\s\"'<>\\]+",
-    re.IGNORECASE,
-)
-#: A header, of any scheme: all up to the end of its quotes, or of the line.
-_AUTHORIZATION = re.compile(
-    r"\b(authorization\\{0,3}[\"']?\s{0,4}:\s{0,4}(?:[bfru]{0,2}\\{0,3}[\"'])?)"
-    r"(?:[^\"'\r\n\\]|\\ )+",
-    re.IGNORECASE,
-)
-_SCHEME = re.compile(r"\b((?:Bearer|Basic)\s{1,4})[\w.~+/=-]{8,}", re.IGNORECASE)
+#: What it costs to write a value in other ways, and each character of it.
+FORMS_WORK, FORMS_CHARACTER_WORK = 8_000, 60
 
 #: Written the same everywhere.
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
 #: Written in another way within quotes.
 _ESCAPED = re.compile(r"[^\x20-\x7e]|[\"'\\$`]")
+#: Each byte as URLs write it, in capitals and in small letters.
+_IN_URLS, _IN_URLS_SMALL = (
+    [chr(byte) if _PLAIN.fullmatch(chr(byte)) else form % byte for byte in range(256)]
+    for form in ("%%%02X", "%%%02x")
+)
 
 
 class Scrubber:
@@ -65,28 +51,30 @@ class Scrubber:
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._values = {
-            form
-            for value in values
-            if len(value) >= MIN_VALUE_CHARACTERS
-            for form in written_forms(value)
-        }
+        self._values: set[str] = set()
         self._by_beginning: dict[str, list[str]] = {}
         self._work_left = MAX_WORK
+        for value in values:
+            # A final line break is often gone where a value is used.
+            self._add(value.strip())
+
+    def _add(self, value: str) -> None:
+        if len(value) < MIN_VALUE_CHARACTERS or self._work_left < 0:
+            return
+        if _PLAIN.fullmatch(value):
+            self._values.add(value)
+        else:
+            self._work_left -= FORMS_WORK + FORMS_CHARACTER_WORK * len(value)
+            self._values |= written_forms(value)
 
     def text(self, text: str) -> str:
         """Return a text without what is secret in it."""
+        if self._work_left < 0 and text:
+            return PLACEHOLDER
         if self._values and len(text) >= MIN_VALUE_CHARACTERS:
             text = self._without_values(text)
-        if "://" in text:
-            text = _USERINFO.sub(f"{PLACEHOLDER}@", text)
-            text = _PARAMETER.sub(rf"\g<1>{PLACEHOLDER}", text)
-        lowered = text.lower()
-        if "authorization" in lowered:
-            text = _AUTHORIZATION.sub(rf"\g<1>{PLACEHOLDER}", text)
-        if "bearer" in lowered or "basic" in lowered:
-            text = _SCHEME.sub(rf"\g<1>{PLACEHOLDER}", text)
-        return text
+        self._work_left -= cost_ns(text)
+        return without_credentials(text) if self._work_left >= 0 else PLACEHOLDER
 
     def deep(self, value: Any, depth: int = MAX_DEPTH) -> Any:
         """Return a copy of a JSON value, all of its texts scrubbed; what is deeper is left out."""
@@ -95,7 +83,7 @@ class Scrubber:
         if isinstance(value, dict | list) and depth == 0:
             return PLACEHOLDER
         if isinstance(value, dict):
-            return {key: self.deep(item, depth - 1) for key, item in value.items()}
+            return {self.text(key): self.deep(item, depth - 1) for key, item in value.items()}
         if isinstance(value, list):
             return [self.deep(item, depth - 1) for item in value]
         return value
@@ -147,9 +135,11 @@ def written_forms(value: str) -> set[str]:
 
     `shlex.quote` and people write a single quote within such quotes in different ways.
     """
-    if _PLAIN.fullmatch(value):
-        return {value}
-    forms = {value, quote(value, safe="", errors="replace"), quote_plus(value, errors="replace")}
+    data = value.encode("utf-8", "replace")
+    forms = {value}
+    for table in (_IN_URLS, _IN_URLS_SMALL):
+        in_url = "".join([table[byte] for byte in data])
+        forms |= {in_url, in_url.replace("%20", "+")}
     if _ESCAPED.search(value):
         forms |= {
             json.dumps(value)[1:-1],
@@ -191,7 +181,8 @@ def scrubbed_runtime_env(
         return runtime_env
     scrubber = scrubber or Scrubber(secret_values(runtime_env))
     return {
-        name: dict.fromkeys(value, PLACEHOLDER)
+        # What a name is of its own is shown, though some variable has it for its value.
+        without_credentials(name): dict.fromkeys(map(without_credentials, value), PLACEHOLDER)
         if name == "env_vars" and isinstance(value, dict)
         else scrubber.deep(value)
         for name, value in runtime_env.items()

@@ -210,14 +210,19 @@ def _check_env_vars(runtime_env: dict[str, Any]) -> None:
             f"runtime_env['env_vars'] must be an object of strings, got {json_type(env_vars)}."
         )
     for name, value in env_vars.items():
-        shown = name[:MAX_SHOWN_CHARS]
+        # "KEY=value" for a name shows that it is wrong without the value.
+        shown = name.partition("=")[0][:MAX_SHOWN_CHARS]
         if not isinstance(value, str):
             raise InvalidRuntimeEnv(
                 f"runtime_env['env_vars'][{shown!r}] must be a string, got {json_type(value)}:"
                 " quote it."
             )
         if not name or "=" in name:
-            raise InvalidRuntimeEnv(f"runtime_env['env_vars'] has the impossible name {shown!r}.")
+            raise InvalidRuntimeEnv(
+                f"runtime_env['env_vars'] has an impossible name: {shown!r}, and a = behind it."
+                if name
+                else "runtime_env['env_vars'] has an empty name."
+            )
         _check_text(f"runtime_env['env_vars'] name {shown!r}", name)
         _check_text(f"runtime_env['env_vars'][{shown!r}]", value)
         _check_argument(f"runtime_env['env_vars'][{shown!r}]", f"{name}={value}")

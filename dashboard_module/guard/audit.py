@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import datetime
 import logging
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -34,16 +32,6 @@ MAX_TEXT_CHARACTERS = 255
 _OF_CLIENTS = ("job_id", "package", "token", "address", "proxy", "user_agent")
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Notes(msgspec.Struct):
-    """What handlers add to the entry of the current request."""
-
-    job_id: str | None = None
-    reason: str | None = None
-
-
-_notes: contextvars.ContextVar[Notes | None] = contextvars.ContextVar("notes", default=None)
 
 
 class Moment(NamedTuple):
@@ -77,7 +65,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     user_agent: str | None = None
     outcome: str = ""  #: "done", "refused" or "failed"
     status: int | None = None  #: of HTTP; None if the client has gone
-    reason: str | None = None  #: the code of a refusal by the guard: "foreign_host"
+    reason: str | None = None  #: the code of a refusal: "foreign_host"
     duration_ms: float = 0.0
 
     def __post_init__(self) -> None:
@@ -94,31 +82,6 @@ def times(seconds: float) -> tuple[str, int]:
     time_ms = round(seconds * 1000)
     moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), time_ms
-
-
-@contextlib.contextmanager
-def noting() -> Iterator[Notes]:
-    """Have `note_job` and `note_reason` write into these notes while the context is open."""
-    notes = Notes()
-    token = _notes.set(notes)
-    try:
-        yield notes
-    finally:
-        _notes.reset(token)
-
-
-def note_job(submission_id: str) -> None:
-    """Tell which job the current request is about, where its path doesn't."""
-    notes = _notes.get()
-    if notes is not None:
-        notes.job_id = submission_id
-
-
-def note_reason(reason: str) -> None:
-    """Tell why the current request is refused."""
-    notes = _notes.get()
-    if notes is not None:
-        notes.reason = reason
 
 
 class AuditFile:

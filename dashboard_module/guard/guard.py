@@ -14,7 +14,8 @@ from ray_jobs import errors
 from ray_jobs.keepalive import drop_when_stalled
 from ray_jobs.models import API_PREFIX
 
-from ..errors import Handler, json_errors, plain_errors
+from ..errors import REFUSALS, Handler, json_errors, plain_errors
+from ..notes import Notes, noting
 from ..redaction import is_browser_request
 from . import audit
 from .clients import addresses, authorization, counted_as, token_name
@@ -40,8 +41,6 @@ MAX_UNASKED_BODY_BYTES = 64 * 1024
 ANY_SIZE = 2**63
 #: The reason of a refusal for the audit, beside the codes of errors.
 INVALID_TOKEN = "invalid_token"
-#: Answers that are refusals, whoever gave them: not allowed, or too much.
-REFUSALS = frozenset({401, 403, 405, 413, 429})
 
 
 class Guard:
@@ -109,7 +108,7 @@ class Guard:
         async def handle(face: Face, request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
             begun = audit.Moment.now()
             status: int | None = None
-            with audit.noting() as notes:
+            with noting() as notes:
                 try:
                     response = await admitted(face, request)
                     status = response.status
@@ -129,7 +128,7 @@ class Guard:
         action: str,
         begun: audit.Moment,
         status: int | None,
-        notes: audit.Notes,
+        notes: Notes,
     ) -> None:
         """Tell the audit of an answer. `begun`: when the request came."""
         try:
@@ -144,17 +143,13 @@ class Guard:
         waits = route.name in WAITING_ROUTES
         gauge = self._streams if waits else self._requests
         client = counted_as(addresses(request, self.settings.trusted_proxies)[0])
-        try:
-            self._check_source(request)
-            limit = self._max_body_bytes.get(route.name, MAX_UNASKED_BODY_BYTES)
-            if (request.content_length or 0) > limit:
-                raise errors.TooLarge(f"The body is over the limit of {limit:,} bytes.")
-            if route.name == "submit_job":
-                self._submissions.take(client)
-            gauge.take_for(client)
-        except errors.RayJobsError as error:
-            audit.note_reason(getattr(error, "reason", error.code))
-            raise
+        self._check_source(request)
+        limit = self._max_body_bytes.get(route.name, MAX_UNASKED_BODY_BYTES)
+        if (request.content_length or 0) > limit:
+            raise errors.TooLarge(f"The body is over the limit of {limit:,} bytes.")
+        if route.name == "submit_job":
+            self._submissions.take(client)
+        gauge.take_for(client)
         # Who follows a log may pause it for hours. Else an answer holds its place until it is sent.
         drop_when_stalled(request.get_extra_info("socket"), 0 if waits else WRITE_STALL_S)
         try:
@@ -179,7 +174,7 @@ class Guard:
         action: str,
         begun: audit.Moment,
         status: int | None,
-        notes: audit.Notes,
+        notes: Notes,
     ) -> audit.Entry:
         time_iso, time_ms = audit.times(begun.wall_s)
         address, proxy = addresses(request, self.settings.trusted_proxies)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 import socket
 import threading
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from collections.abc import Iterable
 #: In a list of names: any name.
 ANY_HOST = "*"
 _CACHED_HOSTS = 1024
+#: What may be listed, but for IP addresses.
+_ENTRY = re.compile(r"\*|(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?(:[0-9]+)?", re.IGNORECASE)
 
 
 class HostList:
@@ -24,7 +27,8 @@ class HostList:
     can make point elsewhere.
 
     Args:
-        extra: More names. One that begins with a dot stands for its subdomains too; `*` for any.
+        extra: More names. One that begins with a dot, or with `*.` as in certificates, stands for
+            its subdomains too; `*` for any.
         listening: The address on which the server listens.
         full_name: Whether the machine's full name is asked for, in a thread: a name server that is
             down takes seconds.
@@ -33,7 +37,7 @@ class HostList:
     def __init__(
         self, extra: Iterable[str] = (), *, listening: str | None = None, full_name: bool = True
     ) -> None:
-        self._extra = {name_of(name) for name in extra if name}
+        self._extra = {_without_star(name_of(name)) for name in extra if _is_possible(name)}
         own = socket.gethostname().lower()
         short = own.partition(".")[0]
         self._own = {"localhost", own, short, f"{short}.local"}
@@ -70,6 +74,19 @@ class HostList:
     def _learn(self) -> None:
         self._own.add(socket.getfqdn().lower())
         self._allowed.cache_clear()
+
+
+def impossible(names: Iterable[str]) -> list[str]:
+    """Return those of a list of names that can be none: a `HostList` leaves them out."""
+    return [name for name in names if not _is_possible(name)]
+
+
+def _is_possible(name: str) -> bool:
+    return bool(_ENTRY.fullmatch(name.strip())) or is_ip_address(name_of(name))
+
+
+def _without_star(name: str) -> str:
+    return name[1:] if name.startswith("*.") else name
 
 
 def name_of(host: str) -> str:

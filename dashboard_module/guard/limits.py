@@ -17,6 +17,8 @@ MAX_CLIENTS = 10_000
 #: A client may use up so many seconds of its rate at once.
 BURST_S = 5.0
 RETRY_AFTER_S = 1
+#: Once in eleven days. When there is room again by a lower rate may be no number.
+LEAST_PER_S = 1e-6
 
 
 class Gauge:
@@ -90,14 +92,14 @@ class Rate:
     """How often each client may do something: a token bucket for each.
 
     Args:
-        per_second: 0 is no limit.
+        per_second: 0 is no limit; at least `LEAST_PER_S` is taken.
         what: For the error: "submissions".
     """
 
     def __init__(
         self, per_second: float, what: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._per_second = per_second
+        self._per_second = per_second and max(per_second, LEAST_PER_S)
         self._most = max(1.0, per_second * BURST_S)
         self._what = what
         self._clock = clock

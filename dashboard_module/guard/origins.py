@@ -29,17 +29,15 @@ def is_of_foreign_page(request: aiohttp.web.BaseRequest, hosts: HostList) -> boo
 
     Args:
         hosts: The names that were added to it may be those of a proxy, whose pages are ours then.
+            Where the browser itself says whose page asks, that counts and nothing else.
     """
     headers = request.headers
     site = headers.get("Sec-Fetch-Site")
-    if site in ("same-origin", "none"):
-        return False
     origin = headers.get("Origin")
-    if site is None and origin is None:
-        return False  # no browser; or one that asks for a page of the same origin
-    if origin is not None and is_own_origin(origin, headers.get("Host", ""), hosts):
-        return False
-    return not (
+    if site is None:
+        # Without an origin: no browser; or one that asks for a page of the same origin.
+        return origin is not None and not is_own_origin(origin, headers.get("Host", ""), hosts)
+    return site not in ("same-origin", "none") and not (
         origin is None
         and headers.get("Sec-Fetch-Mode") == "navigate"
         and headers.get("Sec-Fetch-Dest") == "document"

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from ray_jobs.environ import number
+from ray_jobs.environ import MOST, number
 from ray_jobs.models import GCS_MAX_PACKAGE_BYTES
 
 from .clients import Network, networks
+from .hosts import impossible
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ NO_AUDIT = "none"
 
 #: A submission fits easily: what it holds goes through one environment variable of 128 KiB.
 DEFAULT_MAX_SUBMISSION_BYTES = 2 * 1024 * 1024
+#: A smaller share is one at a time, like this one.
+LEAST_CLIENT_SHARE = 1e-6
 
 
 class GuardSettings(msgspec.Struct, kw_only=True, frozen=True):
@@ -65,6 +68,12 @@ def settings(
         redact_always: Likewise.
     """
     listed = _words(environ.get(ALLOWED_HOSTS_VARIABLE, ""))
+    names = (*listed, *allowed_hosts)
+    if no_names := impossible(names):
+        # They stay: without them the plugin might not look at Host at all.
+        logger.warning(
+            "%s, --allowed-host: no names of hosts: %s", ALLOWED_HOSTS_VARIABLE, ", ".join(no_names)
+        )
     proxies, wrong = networks(_words(environ.get(TRUSTED_PROXIES_VARIABLE, "")))
     if wrong:
         logger.warning("%s: no addresses: %s", TRUSTED_PROXIES_VARIABLE, ", ".join(wrong))
@@ -74,11 +83,11 @@ def settings(
         logger.warning("%s=%s is neither always nor browsers: always", REDACT_VARIABLE, redact)
     defaults = GuardSettings()
     numbers: dict[str, Any] = {
-        name: number(environ, f"RAY_JOBS_{name.upper()}", getattr(defaults, name), least)
-        for name, least in _NUMBERS.items()
+        name: number(environ, f"RAY_JOBS_{name.upper()}", getattr(defaults, name), *bounds)
+        for name, bounds in _NUMBERS.items()
     }
     return GuardSettings(
-        allowed_hosts=(*listed, *allowed_hosts) if checks_host or listed else None,
+        allowed_hosts=names if checks_host or listed else None,
         trusted_proxies=tuple(proxies),
         redact_always=redact_always or redact not in ("", "browsers"),
         audit_path=None if audit_path == NO_AUDIT else audit_path,
@@ -86,17 +95,18 @@ def settings(
     )
 
 
-#: The numbers that may be set, each by its name in capitals, and the least of each.
-_NUMBERS = {
-    "max_requests": 0,
-    "max_streams": 0,
-    "max_client_share": 0,
-    "max_submissions_per_s": 0,
-    "max_queued_jobs": 0,
-    "max_submission_bytes": 1,
-    "max_package_bytes": 1,
-    "audit_max_bytes": 1,
-    "audit_files": 1,
+#: The numbers that may be set, each by its name in capitals, and the least and most of each.
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "max_requests": (0, MOST),
+    "max_streams": (0, MOST),
+    # 75, meant as percent, would be no limit.
+    "max_client_share": (LEAST_CLIENT_SHARE, 1),
+    "max_submissions_per_s": (0, MOST),
+    "max_queued_jobs": (0, MOST),
+    "max_submission_bytes": (1, MOST),
+    "max_package_bytes": (1, MOST),
+    "audit_max_bytes": (1, MOST),
+    "audit_files": (1, MOST),
 }
 
 

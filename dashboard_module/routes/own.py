@@ -24,6 +24,7 @@ from ..foreign_logs import need_log
 from ..jobs import Job, Key, SubmissionJob
 from ..log_reader import ByteFrames, LogFile
 from ..open_files import need_room
+from ..steps import Step
 from ..tailing import serve_tail
 from .answers import RAW_LOG_HEADERS, integer, json_answer, seconds, stream_answer
 from .route import Route
@@ -66,10 +67,12 @@ async def list_page(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Res
         job_type=_job_type(request),
     )
     redact = face.config.redact(request)
-    page = JobPage(
-        jobs=[job.details(redact) for job in jobs],
-        next_cursor=None if end is None else encoded_cursor(end),
-    )
+    page = JobPage(jobs=[], next_cursor=None if end is None else encoded_cursor(end))
+    step = Step()
+    for job in jobs:
+        page.jobs.append(job.details(redact))
+        if step.is_over():
+            await step.next()
     return json_answer(page)
 
 

@@ -47,8 +47,8 @@ def require_ray() -> None:
     "allowed_hosts",
     multiple=True,
     metavar="NAME",
-    help="Another name by which clients may call this server, as a proxy passes it on; '*' for any."
-    " Repeatable.",
+    help="Another name by which clients may call this server, as a proxy passes it on;"
+    " '.example.com' for subdomains too, '*' for any. Repeatable.",
 )
 @click.option("--redact", is_flag=True, help="Show nobody the values of env_vars.")
 @click.option("--handover", hidden=True, help="Of the watcher, to the process that serves.")

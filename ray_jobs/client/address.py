@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from ray_jobs.credentials import without_userinfo
 from ray_jobs.errors import InvalidAddress
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -19,7 +20,6 @@ GCS_PORT = 6379
 #: In the order in which they are asked, after the argument.
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
-_USERINFO = re.compile(r"(?<=://)[^/\s@]*:[^/\s]*@(?=[^/\s@]+)")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -58,8 +58,8 @@ class Address:
 
 
 def redact(text: str) -> str:
-    """Return a text without the passwords of the URLs in it."""
-    return _USERINFO.sub("***@", text)
+    """Return a text without the passwords and tokens of the URLs in it."""
+    return without_userinfo(text, "***")
 
 
 def find_address(
@@ -88,8 +88,6 @@ def parse_address(text: str, source: str = "address") -> Address:
         InvalidAddress: it is malformed, or has a scheme other than http, https and ray.
     """
     text = text.strip()
-    if not _is_unicode(text):
-        raise _invalid(text, "it holds bytes that aren't UTF-8")
     if text in {"auto", "local"}:
         # Ray would look for a cluster on this machine: its dashboard is here, by default.
         text = DEFAULT_ADDRESS
@@ -99,6 +97,8 @@ def parse_address(text: str, source: str = "address") -> Address:
         scheme = "http"
     else:
         scheme = found[1].lower()
+    if not _is_unicode(text):
+        raise _invalid(text, "it holds bytes that aren't UTF-8")
     if scheme not in {"http", "https", "ray"}:
         raise _invalid(text, f"its scheme is {scheme}, not http, https or ray")
     try:
@@ -106,7 +106,10 @@ def parse_address(text: str, source: str = "address") -> Address:
         port = parts.port
         host = parts.hostname or ""
     except ValueError as error:
-        raise _invalid(text, str(error).rstrip(".")) from None
+        # With a slash in a password, what stands before that would be the port.
+        is_shown = redact(text) == text
+        why = str(error).rstrip(".") if is_shown else "its host or its port is malformed"
+        raise _invalid(text, why) from None
     _check(text, parts.netloc.rpartition("@")[2], host, port)
     if parts.query or parts.fragment:
         raise _invalid(text, "it has a query or a fragment")

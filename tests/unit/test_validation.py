@@ -109,6 +109,21 @@ def test_refusals_name_what_is_wrong(fields: dict[str, Any], word: str) -> None:
         parse(**fields)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_KEY=hunter2", ""),
+        ("API_KEY=hunter2", 1),
+        ("=hunter2", ""),
+    ],
+)
+def test_a_value_that_stands_in_a_name_is_not_repeated(name: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(runtime_env={"env_vars": {name: value}})
+    assert "hunter2" not in str(caught.value)
+    assert ("API_KEY" in name) == ("'API_KEY'" in str(caught.value))
+
+
 @pytest.mark.parametrize("submission_id", ["a", "a.b", "...", "\u4e16", "a b", "x" * 200])
 def test_unusual_ids(submission_id: str) -> None:
     check_submission_id(submission_id)

@@ -77,16 +77,28 @@ def test_user_and_password_become_a_header() -> None:
     assert parse_address("http://host").basic_auth is None
 
 
-def test_the_password_of_a_malformed_address_is_not_shown() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ftp://user:secret@host",
+        "http://secret@host:99999",
+        "secret@host:99999",
+        "http://user:se'secret@host:99999",
+        "http://user:secret/secret@host",
+        "user:secret@host\udc80",
+        "user:secret@host?x",
+    ],
+)
+def test_the_password_of_a_malformed_address_is_not_shown(text: str) -> None:
     with pytest.raises(InvalidAddress) as caught:
-        parse_address("ftp://user:secret@host")
+        parse_address(text)
     assert "secret" not in str(caught.value)
-    assert "***@host" in str(caught.value)
+    assert "://***@host" in str(caught.value)
 
 
 def test_redact() -> None:
-    assert redact("see https://a:b@host/x and http://host:1/y") == (
-        "see https://***@host/x and http://host:1/y"
+    assert redact("see https://a:b@host/x and http://host:1/y, git+https://ghp_tok@host") == (
+        "see https://***@host/x and http://host:1/y, git+https://***@host"
     )
 
 

@@ -145,6 +145,24 @@ async def test_pages_behind_a_proxy_that_changes_the_host(cluster: Cluster, orig
             assert not websocket.closed
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "odd"])
+async def test_what_a_browser_says_of_the_page_counts_before_names(
+    cluster: Cluster, site: str
+) -> None:
+    """A page of the proxy's name, on another port or fetched through a foreign one, is foreign."""
+    cluster.manager.put(record("mine"))
+    async with serving(cluster, allowed_hosts=("ray.example.com",)) as guarded:
+        for origin in ("http://ray.example.com:81", f"http://127.0.0.1:{guarded.client.port}"):
+            headers = {"User-Agent": "Mozilla/5.0", "Origin": origin, "Sec-Fetch-Site": site}
+            async with guarded.client.get("/api/jobs/", headers=headers) as answer:
+                assert answer.status == 403, origin
+            with pytest.raises(WSServerHandshakeError):
+                await guarded.client.ws_connect("/api/jobs/mine/logs/tail", headers=headers)
+            headers["Sec-Fetch-Site"] = "same-origin"
+            async with guarded.client.get("/api/jobs/", headers=headers) as answer:
+                assert answer.status == 200, origin
+
+
 async def test_other_ports_of_this_host_are_foreign(cluster: Cluster) -> None:
     cluster.manager.put(record("mine"))
     async with serving(cluster, allowed_hosts=("ray.example.com",)) as guarded:

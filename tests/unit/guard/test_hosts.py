@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from ray_jobs.dashboard_module.guard.hosts import HostList, name_of
+from ray_jobs.dashboard_module.guard.hosts import HostList, impossible, name_of
 from ray_jobs.dashboard_module.routes import ROUTES
 
 from tests.unit.face.fakes import Cluster
@@ -65,6 +65,41 @@ def test_added_names() -> None:
     for host in ("b.ray.example.com", "evilsvc.cluster.local", "example.com"):
         assert not hosts.allows(host), host
     assert HostList(["*"], full_name=False).allows("anything.example")
+
+
+def test_a_star_stands_for_subdomains() -> None:
+    """As in certificates and in nginx; it matched nothing."""
+    hosts = HostList(["*.Example.com:443"], full_name=False)
+    for host in ("ray.example.com", "a.b.example.com:1", "example.com"):
+        assert hosts.allows(host), host
+    for host in ("evilexample.com", "example.com.evil", "*.evil"):
+        assert not hosts.allows(host), host
+
+
+def test_entries_that_are_no_names() -> None:
+    names = [
+        *("ray.example.com", "Ray_1.a:80", ".svc.cluster.local", "*.a.b", "*", "a.b.", "localhost"),
+        *("10.0.0.1", "10.0.0.1:80", "::1", "[::1]:80"),
+    ]
+    wrong = [
+        *(
+            "http://a.b",
+            "a.b/c",
+            "a.*.b",
+            "**",
+            "*:80",
+            "*a.b",
+            "10.0.0.0/8",
+            "a..b",
+            ".",
+            "*.",
+            "a b",
+        ),
+        *("a:b", "m\u00fcnchen.example"),
+    ]
+    assert impossible([*names, *wrong]) == wrong
+    # "*." isn't "*".
+    assert not HostList(wrong, full_name=False).allows("evil.example")
 
 
 def test_full_name_is_learnt() -> None:

@@ -9,6 +9,7 @@ import pytest
 from ray_jobs.dashboard_module.guard.clients import counted_as, networks
 from ray_jobs.dashboard_module.guard.limits import (
     BURST_S,
+    LEAST_PER_S,
     MAX_CLIENTS,
     Rate,
     SharedGauge,
@@ -60,6 +61,15 @@ def test_slow_rate_says_how_long() -> None:
     with pytest.raises(TooManyRequests) as caught:
         rate.take("a")
     assert caught.value.retry_after_s == 10
+
+
+@pytest.mark.parametrize("per_second", [5e-324, 1e-320, 1e-300, 1e-9])
+def test_the_slowest_rate_refuses_all_the_same(per_second: float) -> None:
+    rate = Rate(per_second, "submissions", lambda: 0.0)
+    rate.take("a")
+    with pytest.raises(TooManyRequests) as caught:
+        rate.take("a")
+    assert caught.value.retry_after_s == round(1 / LEAST_PER_S)
 
 
 def test_clients_are_not_remembered_without_end() -> None:
@@ -141,6 +151,9 @@ async def test_jobs_in_the_queue(cluster: Cluster) -> None:
         ) as answer:
             assert answer.status == 200
         assert (await submit(guarded.client))[0] == 200
+        lines = await guarded.audit()
+    [refused] = [line for line in lines if line["outcome"] == "refused"]
+    assert (refused["status"], refused["reason"]) == (429, "too_many_requests")
 
 
 async def test_submissions_on_their_way_count_as_queued(cluster: Cluster) -> None:
@@ -242,7 +255,10 @@ async def test_body_of_a_submission(cluster: Cluster, chunked: bool) -> None:
             assert answer.status == 413
             assert "1,000 bytes" in await answer.text()
         assert (await submit(guarded.client))[0] == 200
+        lines = await guarded.audit()
     assert len(cluster.manager.submitted) == 1
+    # Whether the guard sees it by the length that is told, or the handler as it reads.
+    assert [line.get("reason") for line in lines] == [None, "too_large"]
 
 
 async def test_body_where_none_is_expected(cluster: Cluster) -> None:
@@ -263,7 +279,9 @@ async def test_big_package_is_refused_by_its_own_words(cluster: Cluster) -> None
                 "/api/packages/gcs/x.zip", data=sized_zip(size)
             ) as answer:
                 assert answer.status == status
+        lines = await guarded.audit()
     assert list(cluster.packages.stored) == ["gcs://x.zip"]
+    assert [line.get("reason") for line in lines] == [None, "package_too_large"]
 
 
 async def test_defaults_let_a_burst_pass(cluster: Cluster) -> None:

@@ -6,13 +6,16 @@ import asyncio
 import json
 import logging
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
+from ray_jobs.dashboard_module import jobs
 from ray_jobs.dashboard_module.guard import GuardSettings, settings
+from ray_jobs.dashboard_module.steps import STEP_S
 
 from ray_jobs.models import JobStatus
 from tests.unit.face.fakes import Cluster, record
@@ -69,6 +72,38 @@ async def test_browsers_see_no_secret(cluster: Cluster, path: str) -> None:
                 assert not any(secret in text for secret in SECRETS), text
                 assert "<redacted>" in text
                 assert '"KEY"' in text
+
+
+@pytest.mark.parametrize("path", ["/api/jobs/", "/api/ray_jobs/v1/jobs"])
+async def test_others_have_their_turn_while_secrets_are_taken_out(
+    cluster: Cluster, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever submits chooses how much work a job is."""
+    for number in range(20):
+        cluster.manager.put(record(f"job-{number}"))
+    turns = 0
+    turns_at: list[int] = []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def take_secrets_out(_info: object) -> None:
+        turns_at.append(turns)
+        time.sleep(STEP_S * 0.6)  # of the event loop, as work does
+
+    monkeypatch.setattr(jobs, "take_secrets_out", take_secrets_out)
+    async with serving(cluster) as guarded:
+        counting = asyncio.ensure_future(count_turns())
+        async with guarded.client.get(path, headers=BROWSER) as answer:
+            assert answer.status == 200
+            shown = await answer.json()
+        counting.cancel()
+    assert len(shown if isinstance(shown, list) else shown["jobs"]) == len(turns_at) == 20
+    # Two take longer than a step may.
+    assert all(early < late for early, late in zip(turns_at, turns_at[2:], strict=False))
 
 
 async def test_a_page_may_choose_its_user_agent(cluster: Cluster) -> None:
@@ -195,6 +230,43 @@ def test_wrong_settings_are_told_and_safe(caplog: pytest.LogCaptureFixture) -> N
     )
     assert found == GuardSettings(audit_path="/logs/audit", redact_always=True)
     assert len(caplog.records) == 6
+
+
+@pytest.mark.parametrize("share", ["75", "1.01", "0", "-0.5", "inf", "nan", "75%", ""])
+def test_a_share_is_a_part_of_all(share: str, caplog: pytest.LogCaptureFixture) -> None:
+    """75, meant as percent, was no limit, and nothing said so."""
+    found = set_to(RAY_JOBS_MAX_CLIENT_SHARE=share)
+    assert found.max_client_share == GuardSettings().max_client_share
+    assert len(caplog.records) == bool(share)
+    assert all("RAY_JOBS_MAX_CLIENT_SHARE" in each.message for each in caplog.records)
+
+
+@pytest.mark.parametrize("share", ["1", "0.001", "0.5"])
+def test_shares_that_are_taken(share: str) -> None:
+    assert set_to(RAY_JOBS_MAX_CLIENT_SHARE=share).max_client_share == float(share)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 5_000, str(2**53 + 2), "1e306"])
+def test_numbers_beyond_reckoning(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The gateway didn't start with one."""
+    for name in ("RAY_JOBS_MAX_REQUESTS", "RAY_JOBS_MAX_SUBMISSIONS_PER_S"):
+        assert set_to(**{name: text}) == GuardSettings(audit_path="/logs/audit")
+    assert len(caplog.records) == 2
+    assert all(len(each.message) < 200 for each in caplog.records)
+    assert set_to(RAY_JOBS_MAX_REQUESTS=str(2**53)).max_requests == 2**53
+
+
+def test_names_that_match_nothing_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    found = settings(
+        default_audit_path="x",
+        checks_host=False,
+        allowed_hosts=["*.b.example", "a.*.example"],
+        environ={"RAY_JOBS_ALLOWED_HOSTS": "http://a.example"},
+    )
+    # Host is looked at all the same.
+    assert found.allowed_hosts == ("http://a.example", "*.b.example", "a.*.example")
+    [told] = caplog.messages
+    assert told.endswith(": http://a.example, a.*.example")
 
 
 def test_options_add_to_the_environment() -> None:

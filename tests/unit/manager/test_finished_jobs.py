@@ -18,7 +18,10 @@ def test_settings() -> None:
     settings = RetentionSettings.of({"RAY_JOBS_RETAIN_JOBS": "0", "RAY_JOBS_RETAIN_S": "1.5"})
     assert settings == RetentionSettings(most_jobs=0, age_s=1.5)
     assert not RetentionSettings.of({"RAY_JOBS_RETAIN_JOBS": "-5"}).is_on
-    assert not RetentionSettings.of({"RAY_JOBS_RETAIN_S": "nan"}).is_on
+    for text in ("nan", "inf", "1e306"):  # the last one can't be told in whole ms
+        settings = RetentionSettings.of({"RAY_JOBS_RETAIN_S": text})
+        assert not settings.is_on
+        FinishedJobs(settings)
 
 
 def test_the_oldest_leave_beyond_the_count() -> None:
