@@ -32,9 +32,11 @@ test: lint
 FAULT_TIMES := 4
 test-long: $(STAMP)
 	@sed -n 's/^`make test-long` takes/This takes/p' docs/development.md
+	failed=0; \
 	RAY_JOBS_FAULT_TIMES=$(FAULT_TIMES) $(BIN)/pytest -m "long or not long" tests/faults \
-	    tests/clusters/test_retention.py
-	$(BIN)/pytest -m long --ignore=tests/faults
+	    tests/clusters/test_retention.py || failed=1; \
+	$(BIN)/pytest -m long --ignore=tests/faults || failed=1; \
+	exit $$failed
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks --json benchmarks/latest.json $(ARGS)
