@@ -142,7 +142,7 @@ async def test_manager_of_the_previous_version(
         name = "upgrade, the old manager hangs and goes on"
         jobs, kinds = tmp_path / "jobs", (*KINDS, "own")
         async with campaign(
-            name, cluster.address, jobs, kinds=kinds, rate=3, face_lives=False
+            name, cluster.address, jobs, kinds=kinds, rate=2, face_lives=False
         ) as run:
             running = [run.workload.begin(kind) for kind in ("held", "own")]
             pids = [await run.workload.pid(each) for each in running]
