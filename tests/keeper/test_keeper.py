@@ -111,9 +111,7 @@ def test_stop_kills_who_ignores_the_signal(node: Node) -> None:
 
 
 @pytest.mark.parametrize("has_exited", [False, True])
-def test_a_later_stop_makes_the_wait_shorter_and_never_longer(
-    node: Node, has_exited: bool
-) -> None:
+def test_a_later_stop_makes_the_wait_shorter_and_never_longer(node: Node, has_exited: bool) -> None:
     """As when a job is given up whose stop may take an hour. Its entrypoint may be gone by then."""
     deaf = "trap '' TERM; echo ready; while :; do sleep 0.01; done"
     command = f"({deaf}) & trap 'exit 3' TERM; wait" if has_exited else deaf
