@@ -24,6 +24,7 @@ from ray_jobs.manager.failures import JobLost, NeverStarted, explained
 from ray_jobs.manager.leads import Lead, Services
 from ray_jobs.manager.placing import MAX_PLACEMENTS, Placing
 from ray_jobs.manager.pool import Member
+from ray_jobs.manager.recovery import until_done
 from ray_jobs.manager.seats import OwnSeat, PooledSeat
 from ray_jobs.manager.times import by_our_clocks, now_ms
 from ray_jobs.models import JobErrorType, JobStatus
@@ -219,7 +220,8 @@ class Runner:
         Returns what the entrypoint needs of its environment.
         """
         place = await self._placing.place(lead, record)
-        agent_address = await self._services.agent_address(place.node_id)
+        # The record, which it is for, waits for the KV as well.
+        agent_address = await until_done(lambda: self._services.agent_address(place.node_id))
         placed = await self._journal.update(
             lead.submission_id,
             lambda each: transitions.running(

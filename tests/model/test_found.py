@@ -217,6 +217,21 @@ def run_until(world: World, holds: Callable[[], bool]) -> None:
     raise AssertionError("it never comes to that")
 
 
+def test_a_job_starts_though_the_kv_fails_when_it_is_asked_for_its_agent(world: World) -> None:
+    """Which is asked just before the record says that the job runs."""
+    get, failures = world.kv.get, [ConnectionError("the KV is away")] * 3
+
+    async def fail(namespace: bytes, key: str) -> bytes | None:
+        if namespace == b"dashboard" and failures:
+            raise failures.pop()
+        return await get(namespace, key)
+
+    world.kv.get = fail  # type: ignore[method-assign]
+    world.submit("a", {})
+    run_until_running(world, "a")
+    assert not failures
+
+
 def end_before_its_log_is_here(world: World, code: int) -> JobRecord:
     """Have a job of a worker end while its log is on the way. The manager knows how it ended."""
     record = run_on_worker(world)
