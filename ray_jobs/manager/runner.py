@@ -6,6 +6,7 @@ Nothing here polls: a task awaits its supervisor, whose death Ray reports to the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import traceback
@@ -105,17 +106,23 @@ class Runner:
         return handle is not None
 
     async def _deliver_stop(self, lead: Lead) -> None:
+        """Hand a recorded stop to the supervisor, however long that fails."""
+        try:
+            await until_done(functools.partial(self._hand_stop, lead))
+        except Superseded:
+            self._journal.give_way()
+
+    async def _hand_stop(self, lead: Lead) -> None:
         """Hand a recorded stop to the supervisor. One that comes later is told with its order."""
         record = self._journal.get(lead.submission_id)
         seat = lead.seat
-        if record is None or seat is None or not record.stop_requested:
+        if self._leads.get(lead.submission_id) is not lead or record is None or seat is None:
             return
-        try:
-            await patiently(lambda: seat.call("stop_attempt", self._journal.epoch, record.attempt))
-        except Superseded:
-            self._journal.give_way()
-        except RayError as error:
-            logger.info("The stop of %s is delivered later: %s", lead.submission_id, brief(error))
+        if record.status is JobStatus.RUNNING and record.stop_requested:
+            with contextlib.suppress(*GONE):
+                await patiently(
+                    lambda: seat.call("stop_attempt", self._journal.epoch, record.attempt)
+                )
 
     def _begin_errand(self, errand: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(errand)

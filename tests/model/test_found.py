@@ -307,6 +307,29 @@ def test_a_job_waits_for_a_gcs_that_is_away(world: World, kind: str) -> None:
     run_until_running(world, "b")
 
 
+def test_a_stop_that_the_supervisor_fails_to_take_comes_again(world: World) -> None:
+    world.submit("a", {})
+    record = run_until_running(world, "a")
+    world.loop.run_for(3.0)
+    [supervisor] = [
+        each for each in world.supervisors.alive() if record.attempt in each.instance._attempts
+    ]
+    stop, failures = supervisor.instance.stop_attempt, [OSError("full")] * 8
+
+    async def fail(epoch: int, attempt: str) -> None:
+        if failures:
+            raise failures.pop()
+        await stop(epoch, attempt)
+
+    supervisor.instance.stop_attempt = fail
+    world.stop("a")
+    world.loop.run_for(60.0)
+    assert not failures
+    ended = world.judge.record("a")
+    assert ended is not None
+    assert ended.status is JobStatus.STOPPED
+
+
 def test_a_supervisor_whose_creation_was_not_answered_is_not_left_behind(world: World) -> None:
     """The GCS has it, and says only to who asks again that its name is taken."""
     world.supervisors.loses_answers = True
