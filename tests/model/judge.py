@@ -83,6 +83,7 @@ class Judge:
         """A supervisor's report of an end has come to a manager."""
         if process is not None and status["state"] == "exited" and not status.get("node_died"):
             self.facts(self._job_of[status["attempt"]]).told.add(process.name)
+            self.on_moment("told", status["attempt"])
 
     def facts(self, key: Key) -> Facts:
         return self._facts.setdefault(key, Facts())

@@ -134,8 +134,8 @@ class Cluster(RuleBasedStateMachine):
         self.pause(pause)
 
     @rule(
-        moment=st.sampled_from(("PENDING", "RUNNING", "begin", "stop", "end")),
-        victim=st.sampled_from(("manager", "supervisor", "both")),
+        moment=st.sampled_from(("PENDING", "RUNNING", "begin", "stop", "told", "end")),
+        victim=st.sampled_from(("manager", "supervisor", "both", "node")),
         pause=pauses,
     )
     def die_at(self, moment: str, victim: str, pause: float) -> None:

@@ -218,7 +218,7 @@ class World:
     # --- deaths at the worst moment -------------------------------------------------------------
 
     def set_trap(self, moment: str, victim: str) -> None:
-        """Have the manager, or a job's supervisor, die when a job comes to a point."""
+        """Have the manager, a job's supervisor, or its worker node die when it comes to a point."""
         self.tell(f"the {victim} will die at the next {moment}")
         self._traps[moment] = victim
 
@@ -232,12 +232,21 @@ class World:
             self.loop.call_later(delay_s, self._kill, victim, attempt, context=NOBODYS.copy())
 
     def _kill(self, victim: str, attempt: str) -> None:
+        if victim == "node":
+            self._kill_node_of(attempt)
+            return
         if victim != "supervisor" and self.manager is not None:
             self.manager.process.kill()
         if victim != "manager":
             for actor in self.supervisors.alive():
                 if actor.instance is not None and attempt in actor.instance._attempts:
                     self.kill_supervisor(actor)
+
+    def _kill_node_of(self, attempt: str) -> None:
+        for node in list(self.nodes):
+            has_it = any(keeper.attempt == attempt for keeper in node.keepers)
+            if has_it and node.is_alive and not node.is_head:
+                self.kill_node(node)
 
     # --- clients --------------------------------------------------------------------------------
 
