@@ -183,7 +183,11 @@ class Judge:
         alive = [node.id for node in self.nodes if node.is_alive]
         its_node_is_gone = record.driver_node_id is not None and record.driver_node_id not in alive
         # Given up before it began: only after as many deaths as the manager bears.
-        is_given_up = not facts.begun and facts.supervisor_deaths >= MOST_DEATHS
+        is_given_up = (
+            not facts.begun
+            and facts.supervisor_deaths >= MOST_DEATHS
+            and (record.message or "").startswith("Job supervisor actor died: ")
+        )
         self.claim(bool(facts.disturbed) or its_node_is_gone or is_given_up, "rule 7", what)
         is_lost = record.error_type == JobErrorType.JOB_SUPERVISOR_ACTOR_DIED.value
         self.claim(is_lost, "its reason", what)
