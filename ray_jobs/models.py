@@ -161,8 +161,8 @@ class LogNote(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 #: What readers of such a log are told at its end.
 CUT_OFF_NOTICE = (
-    "\n[ray-jobs] The disk under this log was full, or failed, when its job ended: some of what it"
-    " wrote may be missing.\n"
+    "\n[ray-jobs] The disk under this log was full, or failed, when its job ended, or its node was"
+    " gone before all of it was copied: some of what it wrote may be missing.\n"
 )
 
 

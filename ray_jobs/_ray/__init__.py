@@ -108,7 +108,11 @@ class AgentAddresses:
             value = await self._kv.get(_DASHBOARD_NAMESPACE, _AGENT_ADDRESS_KEY_PREFIX + node_id)
             if value is None:
                 return None
-            ip, http_port, _ = json.loads(value)
+            try:
+                ip, http_port, _ = json.loads(value)
+            except (ValueError, TypeError):
+                logger.exception("The address of a node's agent can't be read.")
+                return None
             host = f"[{ip}]" if ":" in ip else ip
             self._known[node_id] = f"http://{host}:{http_port}"
         return self._known[node_id]

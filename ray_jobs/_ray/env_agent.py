@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RpcError
 from ray.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
 from ray_jobs._ray.gcs import gcs_client
 from ray_jobs.manager.environments import AgentUnreachable, EnvironmentFailed
 
+logger = logging.getLogger(__name__)
+
 #: How we are called where Ray counts who uses an environment.
 _SOURCE_PROCESS = "ray_jobs"
 _NODE_INFO_TIMEOUT_S = 30
+#: A GCS that is away is asked again after so long.
+_GCS_RETRY_S = 1.0
 
 
 def auth_headers() -> dict[str, str]:
@@ -77,17 +83,28 @@ class RuntimeEnvAgent:
         headers = {"Content-Type": "application/octet-stream"}
         headers.update(auth_headers())
         try:
-            url = self._url or await asyncio.to_thread(_runtime_env_agent_url)
+            url = self._url or await _found_url()
             async with self._session.post(
                 url + path, data=request.SerializeToString(), headers=headers
             ) as answer:
                 if answer.status != 200:
                     raise AgentUnreachable(f"{path} answers {answer.status}.")
                 reply.ParseFromString(await answer.read())
-        except (aiohttp.ClientError, OSError, RuntimeError, DecodeError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError, DecodeError, RayError) as error:
             self._url = ""
             raise AgentUnreachable(f"{path}: {error}") from error
         self._url = url
+
+
+async def _found_url() -> str:
+    """Return the URL of this node's agent for runtime environments, once the GCS tells it."""
+    while True:
+        try:
+            return await asyncio.to_thread(_runtime_env_agent_url)
+        except RpcError as error:
+            logger.warning("The GCS doesn't tell where Ray's runtime_env agent is: %s", error)
+        # There is no event for a GCS that is back.
+        await asyncio.sleep(_GCS_RETRY_S)
 
 
 def _runtime_env_agent_url() -> str:

@@ -9,8 +9,8 @@ it and ends with it. It outlives the supervisor that asked for it; another one f
 control socket, and its outcome in the status file. What a killed keeper leaves, the zygote ends.
 
 Protocol, one JSON object a line. To the zygote: a spawn order. To a keeper: `{"op": "stop",
-"signal": 15, "wait_s": 3.0}`. From a keeper: the status record, once on connection and once at the
-end. Its `state` is one of
+"signal": 15, "wait_s": 3.0}`; a later one only makes the wait shorter. From a keeper: the status
+record, once on connection and once at the end. Its `state` is one of
   running           the entrypoint runs
   exited            it ended, and every process that it started is gone
   failed_to_start   it could not be executed

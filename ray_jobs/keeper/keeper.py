@@ -319,10 +319,15 @@ class Keeper:
                 return
 
     def stop(self, signum: int, wait_s: float) -> None:
-        if self.stop_deadline is not None or self.exit_code is not None:
+        """Begin to stop, or, if that has begun, wait no longer than this order says."""
+        deadline = time.monotonic() + wait_s
+        if self.stop_deadline is not None:
+            self.stop_deadline = min(self.stop_deadline, deadline)
+            return
+        if self.exit_code is not None:
             return
         self.status["stopped"] = True
-        self.stop_deadline = time.monotonic() + wait_s
+        self.stop_deadline = deadline
         self.stop_signal = signum
         self.pass_stop_on()
 

@@ -11,10 +11,10 @@ import functools
 import logging
 import math
 
-from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
+from ray.exceptions import RayError
 
 from ray_jobs.kv import Superseded
-from ray_jobs.manager.calls import brief, patiently
+from ray_jobs.manager.calls import GONE, brief, patiently
 from ray_jobs.manager.failures import JobLost, NeverStarted
 from ray_jobs.manager.leads import Lead, Services
 from ray_jobs.manager.placing import Placing
@@ -99,7 +99,7 @@ async def _unseat(lead: Lead, error: Exception) -> None:
     seat, lead.seat = lead.seat, None
     if seat is None:
         return
-    if isinstance(error, ActorDiedError | ActorUnschedulableError):
+    if isinstance(error, GONE):
         seat.lost()
         return
     try:

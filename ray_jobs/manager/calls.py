@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayError,
+    RayTaskError,
+    RpcError,
+)
 
 from ray_jobs.channel import CallFailed, Channel
 from ray_jobs.kv import Superseded
@@ -17,6 +29,19 @@ from ray_jobs.supervisor.actor import StaleEpochError
 logger = logging.getLogger(__name__)
 
 STALE_EPOCH_ERROR = StaleEpochError.__name__
+
+#: What Ray raises of a supervisor that is gone, or was never there.
+GONE = (ActorDiedError, ActorUnschedulableError)
+#: What it raises of calls that would be answered later: the actor is unreachable, the GCS away, or
+#: arguments or answer didn't come through the object store.
+PASSING = (
+    ActorUnavailableError,
+    GetTimeoutError,
+    RpcError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+)
 
 UNAVAILABLE_RETRY_S = 0.2
 #: How long a last call to a supervisor may take: its answer changes nothing any more.
@@ -55,17 +80,24 @@ class Supervisor:
             self._channel.abort()
 
 
-async def patiently(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Await an actor call, and repeat it while the actor is unreachable but not dead.
+async def patiently(
+    call: Callable[[], Awaitable[Any]], passing: tuple[type[RayError], ...] = PASSING
+) -> Any:
+    """Await a call of an actor, or of the GCS, and repeat it while it fails by what will pass.
 
     Only for calls that may run twice.
     """
     while True:
         try:
             return await call()
-        except ActorUnavailableError:
-            # There is no event for an actor that becomes reachable again.
+        except passing:
+            # There is no event for what becomes reachable again.
             await asyncio.sleep(UNAVAILABLE_RETRY_S)
+
+
+async def in_thread(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call Ray, which blocks, in a thread: as `patiently` while the GCS is away."""
+    return await patiently(functools.partial(asyncio.to_thread, call, *arguments, **options))
 
 
 async def farewell(call: Any) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from ray_jobs.keeper.clock import wall_ms
 from ray_jobs.keeper.files import open_to_write, own_folder
 from ray_jobs.log_files import log_name, places
-from ray_jobs.manager.calls import patiently
+from ray_jobs.manager.calls import GONE, patiently
 from ray_jobs.manager.log_bound import LogBound
 from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.manager.seats import Seat
@@ -124,33 +124,39 @@ class JobLogs:
         """Copy the log of a job on a worker node here while it grows, each byte once.
 
         Resumes where an earlier manager ended: the position is the size of the file here. Trouble
-        with the disk, here or there, never decides what becomes of the job: once it has `ended`, a
-        copy that still fails is given up. Returns whether the copy is complete.
+        with the disk, here or there, or with Ray's object store, through which large pieces go,
+        never decides what becomes of the job: once it has `ended`, a copy that fails twice in a row
+        is given up. Returns whether the copy is complete. Raises `Superseded`, and `GONE`.
 
         What was dropped of the log before it was copied stays dropped: a hole here too.
         """
         offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
         cant_bound: OSError | None = None
+        is_last_try = False
         while True:
             try:
-                data, complete, *dropped = await patiently(
-                    functools.partial(
-                        seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
-                    )
+                read = functools.partial(
+                    seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
                 )
+                data, complete, *dropped = await patiently(read, (ActorUnavailableError,))
                 offset += sum(dropped)
                 if data:
                     self._write_at(record.submission_id, record.log_base_bytes + offset, data)
                     if record.max_log_bytes is not None and cant_bound is None:
                         cant_bound = await self._bound(record, record.max_log_bytes)
-            except (OSError, RayTaskError):  # the latter is of what fails there
+            except GONE:
+                raise
+            except (OSError, RayError):
                 logger.exception("Can't copy the log of job %s.", record.submission_id)
-                if ended.done():
+                if is_last_try:
                     return False
+                # Once more: of a node that has died, only the next call is told so.
+                is_last_try = ended.done()
                 await asyncio.wait([ended], timeout=DISK_RETRY_S)
                 # What was written of the piece counts.
                 offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
                 continue
+            is_last_try = False
             offset += len(data)
             if complete:
                 if cant_bound is not None:

@@ -52,6 +52,8 @@ class Lead:
         self.seat: Seat | None = None
         self.creation: asyncio.Future[Any] | None = None
         self.pauses = AdoptionPauses()
+        #: How the job ended, once it was told: the copy of its log may take longer.
+        self.outcome: dict[str, Any] | None = None
         #: The job's runtime environment, while Ray's agent holds it for the job.
         self.held_env: dict[str, Any] | None = None
         self.pinned: list[str] = []

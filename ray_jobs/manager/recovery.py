@@ -7,12 +7,14 @@ import contextlib
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ray_jobs.kv import Superseded
 from ray_jobs.records import JobRecord
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
@@ -26,17 +28,16 @@ class FindsSupervisors(Protocol):
     async def end(self, handle: Any) -> None: ...
 
 
-async def until_done(step: Callable[[], Awaitable[object]]) -> None:
-    """Do a step of the recovery, however long it fails. Raises `Superseded` alone."""
+async def until_done(step: Callable[[], Awaitable[T]]) -> T:
+    """Do a step, however long it fails, and return its result. Raises `Superseded` alone."""
     delay_s = FIRST_RETRY_S
     while True:
         try:
-            await step()
-            return
+            return await step()
         except Superseded:
             raise
         except Exception:
-            logger.exception("The recovery failed; trying again in %.2f s.", delay_s)
+            logger.exception("A step failed; trying again in %.2f s.", delay_s)
         await asyncio.sleep(delay_s)
         delay_s = min(LAST_RETRY_S, delay_s * 2)
 

@@ -6,6 +6,7 @@ Nothing here polls: a task awaits its supervisor, whose death Ray reports to the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import traceback
@@ -13,18 +14,19 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import RayError
 
 from ray_jobs.kv import Superseded
 from ray_jobs.manager import transitions
 from ray_jobs.manager.adopting import Adopting
-from ray_jobs.manager.calls import brief, farewell, patiently
+from ray_jobs.manager.calls import GONE, brief, farewell, patiently
 from ray_jobs.manager.environments import Built, package_uris
 from ray_jobs.manager.failures import JobLost, NeverStarted, explained
 from ray_jobs.manager.leads import Lead, Services
 from ray_jobs.manager.placing import MAX_PLACEMENTS, Placing
 from ray_jobs.manager.pool import Member
-from ray_jobs.manager.seats import OwnSeat, PooledSeat, Seat
+from ray_jobs.manager.recovery import until_done
+from ray_jobs.manager.seats import OwnSeat, PooledSeat
 from ray_jobs.manager.times import by_our_clocks, now_ms
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord
@@ -104,17 +106,23 @@ class Runner:
         return handle is not None
 
     async def _deliver_stop(self, lead: Lead) -> None:
+        """Hand a recorded stop to the supervisor, however long that fails."""
+        try:
+            await until_done(functools.partial(self._hand_stop, lead))
+        except Superseded:
+            self._journal.give_way()
+
+    async def _hand_stop(self, lead: Lead) -> None:
         """Hand a recorded stop to the supervisor. One that comes later is told with its order."""
         record = self._journal.get(lead.submission_id)
         seat = lead.seat
-        if record is None or seat is None or not record.stop_requested:
+        if self._leads.get(lead.submission_id) is not lead or record is None or seat is None:
             return
-        try:
-            await patiently(lambda: seat.call("stop_attempt", self._journal.epoch, record.attempt))
-        except Superseded:
-            self._journal.give_way()
-        except RayError as error:
-            logger.info("The stop of %s is delivered later: %s", lead.submission_id, brief(error))
+        if record.status is JobStatus.RUNNING and record.stop_requested:
+            with contextlib.suppress(*GONE):
+                await patiently(
+                    lambda: seat.call("stop_attempt", self._journal.epoch, record.attempt)
+                )
 
     def _begin_errand(self, errand: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(errand)
@@ -219,7 +227,8 @@ class Runner:
         Returns what the entrypoint needs of its environment.
         """
         place = await self._placing.place(lead, record)
-        agent_address = await self._services.agent_address(place.node_id)
+        # The record, which it is for, waits for the KV as well.
+        agent_address = await until_done(lambda: self._services.agent_address(place.node_id))
         placed = await self._journal.update(
             lead.submission_id,
             lambda each: transitions.running(
@@ -251,35 +260,47 @@ class Runner:
             else:
                 call = functools.partial(lead.seat.call, "wait", record.attempt)
             try:
-                outcome = await self._outcome(lead.seat, record, call)
-                # By an adopter, which may not start it, or a keeper that was killed before it did.
-                if outcome["state"] == "unknown":
-                    raise NeverStarted
-                return outcome
-            except ActorDiedError as error:
+                return await self._outcome(lead, record, call)
+            except GONE as error:
                 # It may have died before or after it started the job: adoption finds out.
                 logger.info("Adopting %s: %s", lead.submission_id, error)
                 lead.seat.lost()
                 lead.seat = None
             built = None
-            await self._adopting.adopt(lead, record, clock.time() - had_since)
+            try:
+                await self._adopting.adopt(lead, record, clock.time() - had_since)
+            except (NeverStarted, JobLost):
+                if lead.outcome is None:
+                    raise
+                # It had ended: only the rest of its log is gone.
+                return {**lead.outcome, "log_disk_full": True}
 
     async def _outcome(
-        self, seat: Seat, record: JobRecord, call: Callable[[], Awaitable[Any]]
+        self, lead: Lead, record: JobRecord, call: Callable[[], Awaitable[Any]]
     ) -> dict[str, Any]:
-        """Wait for the end of an attempt, and of the copy of its log."""
+        """Wait for the end of an attempt, and of the copy of its log.
 
-        async def reported() -> dict[str, Any]:
-            # The copy of the log may be whole much later.
-            return by_our_clocks(await patiently(call))
-
-        ended = asyncio.ensure_future(reported())
+        Raises `NeverStarted`, and `GONE`: what `lead.outcome` has by then is the end.
+        """
+        seat = lead.seat
+        assert seat is not None
+        # The copy of the log may be whole much later.
+        ended = asyncio.ensure_future(self._reported(lead, call))
         try:
             is_whole = record.on_head or await self._services.logs.copy_remote(record, seat, ended)
-            outcome: dict[str, Any] = await ended
+            outcome = await ended
             return outcome if is_whole else {**outcome, "log_disk_full": True}
         finally:
             ended.cancel()
+
+    async def _reported(self, lead: Lead, call: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+        if lead.outcome is None:
+            outcome = by_our_clocks(await patiently(call))
+            # By an adopter, which may not start it, or a keeper that was killed before it did.
+            if outcome["state"] == "unknown":
+                raise NeverStarted
+            lead.outcome = outcome
+        return lead.outcome
 
     # --- ends -----------------------------------------------------------------------------------
 

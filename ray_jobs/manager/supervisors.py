@@ -19,6 +19,7 @@ from ray_jobs import _ray, supervisor
 from ray_jobs.claims import VERSION
 from ray_jobs.keeper import zygote_source
 from ray_jobs.log_files import log_name
+from ray_jobs.manager.calls import in_thread
 from ray_jobs.manager.environments import Built
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
@@ -105,14 +106,20 @@ class Supervisors:
     async def create_pooled(self) -> Any:
         """Return a new supervisor on the head for whichever jobs it is given."""
         name = CURRENT_PREFIX + uuid.uuid4().hex
-        return await asyncio.to_thread(
-            self._register,
-            name,
-            _ray.NAMESPACE,
-            num_cpus=0,
-            resources={HEAD_RESOURCE: HEAD_RESOURCE_SHARE},
-            runtime_env=plain_runtime_env(),
-        )
+        try:
+            return await in_thread(
+                self._register,
+                name,
+                _ray.NAMESPACE,
+                num_cpus=0,
+                resources={HEAD_RESOURCE: HEAD_RESOURCE_SHARE},
+                runtime_env=plain_runtime_env(),
+            )
+        except ActorAlreadyExistsError:  # by a try whose answer was lost
+            made = await self.find_pooled(name)
+            if made is None:
+                raise
+            return made
 
     async def _new_for_job(
         self, submission_id: str, *, adopts_only: bool = False, **options: Any
@@ -121,7 +128,7 @@ class Supervisors:
         name = _ray.SUPERVISOR_NAME_PREFIX + submission_id
         while True:
             try:
-                return await asyncio.to_thread(
+                return await in_thread(
                     self._register,
                     name,
                     _ray.SUPERVISOR_NAMESPACE,
@@ -166,17 +173,17 @@ class Supervisors:
 
     async def _find(self, name: str, namespace: str) -> Any | None:
         try:
-            return await asyncio.to_thread(ray.get_actor, name, namespace=namespace)
+            return await in_thread(ray.get_actor, name, namespace=namespace)
         except ValueError:
             return None
 
     async def end(self, handle: Any) -> None:
         """End a supervisor. What its keeper runs isn't touched by that."""
-        await asyncio.to_thread(ray.kill, handle, no_restart=True)
+        await in_thread(ray.kill, handle, no_restart=True)
 
     async def names(self) -> tuple[set[str], list[str]]:
         """Return the submission ids that have a supervisor of their own, and the pool's names."""
-        found = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        found = await in_thread(ray.util.list_named_actors, all_namespaces=True)
         of_jobs = {
             each["name"].removeprefix(_ray.SUPERVISOR_NAME_PREFIX)
             for each in found

@@ -20,8 +20,8 @@ from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord, default_message
 
 LOG_MAY_BE_CUT_OFF = (
-    "The disk under its log was full, or failed, when it ended: some of what it wrote may be"
-    " missing there."
+    "The disk under its log was full, or failed, when it ended, or its node was gone before all of"
+    " its log was copied: some of what it wrote may be missing there."
 )
 
 

@@ -110,6 +110,20 @@ def test_stop_kills_who_ignores_the_signal(node: Node) -> None:
     assert not is_alive(started["pid"])
 
 
+@pytest.mark.parametrize("has_exited", [False, True])
+def test_a_later_stop_makes_the_wait_shorter_and_never_longer(node: Node, has_exited: bool) -> None:
+    """As when a job is given up whose stop may take an hour. Its entrypoint may be gone by then."""
+    deaf = "trap '' TERM; echo ready; while :; do sleep 0.01; done"
+    command = f"({deaf}) & trap 'exit 3' TERM; wait" if has_exited else deaf
+    client, _ = node.spawn(command)
+    wait_for_line(node.log, "ready")
+    client.send(op="stop", signal=int(signal.SIGTERM), wait_s=3600)
+    client.send(op="stop", signal=int(signal.SIGKILL), wait_s=0)
+    client.send(op="stop", signal=int(signal.SIGTERM), wait_s=3600)
+    ended = client.read()
+    assert (ended["stopped"], ended["code"]) == (True, 3 if has_exited else -9)
+
+
 @pytest.mark.parametrize("wait_s", [3e6, 1e300])
 def test_a_wait_of_months_is_one(node: Node, wait_s: float) -> None:
     trap = "trap 'while [ ! -e go ]; do sleep 0.01; done; echo bye; exit 0' TERM"

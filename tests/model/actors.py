@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ray.exceptions import (
@@ -13,6 +14,10 @@ from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
     ActorUnschedulableError,
+    GetTimeoutError,
+    ObjectFetchTimedOutError,
+    ObjectLostError,
+    OutOfDiskError,
     RayTaskError,
 )
 
@@ -25,6 +30,12 @@ from tests.model.weather import Weather
 CHANNEL_CALLS = ("run", "adopt", "wait", "stop_attempt", "abandon", "release")
 #: What a supervisor does only for a manager that wasn't replaced; the epoch comes first.
 ORDERS = ("describe", "run", "adopt", "stop_attempt", "abandon")
+#: What gives a supervisor an attempt.
+GIVING = ("run", "adopt")
+#: What tells how an attempt ended.
+REPORTING = ("run", "wait")
+#: Answers that may be too large for a call.
+LARGE = ("read_log",)
 #: Ray tells of a death, and frees a name, within so many seconds.
 DEATH_NEWS_S = 0.05
 NAME_S = 0.3
@@ -46,7 +57,7 @@ class Actor:
         self._weather = weather
         self._loop = loop
         #: In the order of the calls, so that what is drawn at random is the same each time.
-        self._pending: dict[asyncio.Future[Any], None] = {}
+        self._pending: dict[asyncio.Future[Any], str] = {}
         self._early: list[Callable[[], None]] = []
         self.has_channel = False
         #: Who made it.
@@ -58,6 +69,13 @@ class Actor:
         self.on_stale_order: Callable[[str], None] = lambda what: None
         #: Hears each answer as it is given: method, arguments, answer.
         self.on_answer: Callable[[str, tuple[Any, ...], Any], None] = lambda *_: None
+        #: Hears each report of an end as it comes to a process: that one, and the status.
+        self.on_told: Callable[[Process | None, Any], None] = lambda *_: None
+        #: The job that it was made for alone, and the attempts that it was given.
+        self.job: str | None = None
+        self.given: dict[str, None] = {}
+        #: Hears of its death, with the attempts that it was given; of those that it is given dead.
+        self.on_loss: Callable[[str | None, Iterable[str]], None] = lambda *_: None
         process.on_death.append(self._died)
 
     def start(self) -> None:
@@ -70,7 +88,9 @@ class Actor:
 
     def call(self, method: str, *args: Any) -> asyncio.Future[Any]:
         answer = self._loop.create_future()
-        self._pending[answer] = None
+        self._pending[answer] = method
+        if method in GIVING:
+            self._give(args[1]["attempt"])
         weather = self._weather
         if self.has_channel and method in CHANNEL_CALLS and weather.happens(weather.doubled):
             # The channel breaks: the call comes, and then again as an actor's.
@@ -78,11 +98,18 @@ class Actor:
         self._send(method, args, answer, is_lost=weather.happens(weather.lost))
         return answer
 
+    def _give(self, attempt: str) -> None:
+        if attempt not in self.given:
+            self.given[attempt] = None
+            if not self.process.is_alive and self.job is None:
+                self.on_loss(None, [attempt])
+
     def _send(
         self, method: str, args: tuple[Any, ...], answer: asyncio.Future[Any], is_lost: bool
     ) -> None:
         loses_answer = self._weather.happens(self._weather.lost_answer)
         is_order = method in ORDERS
+        caller = PROCESS.get(None)
         later_epoch: int | None = None
 
         def arrive() -> None:
@@ -92,7 +119,7 @@ class Actor:
             elif self.instance is None:
                 self._early.append(arrive)
             elif is_lost:
-                self._answer_later(answer, ActorUnavailableError("lost", None))
+                self._answer_later(answer, self._lost(OutOfDiskError("of the arguments")))
             else:
                 if is_order and args[0] < self._epoch:
                     later_epoch = self._epoch
@@ -114,17 +141,25 @@ class Actor:
             if error is not None:
                 self._answer_later(answer, RayTaskError(method, "", error))
             elif loses_answer:
-                self._answer_later(answer, ActorUnavailableError("lost", None))
+                self._answer_later(answer, self._lost(ObjectFetchTimedOutError("", "", "")))
             else:
+                delay_s = self._weather.way_s()
+                if method in LARGE:
+                    delay_s += self._weather.transfer_s()
                 self._loop.call_later(
-                    self._weather.way_s(),
-                    self._answer,
-                    answer,
-                    task.result(),
-                    context=NOBODYS.copy(),
+                    delay_s, self._tell, answer, caller, task.result(), context=NOBODYS.copy()
                 )
 
         self._loop.call_later(self._weather.way_s(), arrive, context=NOBODYS.copy())
+
+    def _lost(self, other: Exception) -> Exception:
+        """Return what Ray raises of a call, or an answer, that was lost."""
+        return self._weather.rng.choice((ActorUnavailableError("lost", None), other))
+
+    def _tell(self, answer: asyncio.Future[Any], caller: Process | None, result: Any) -> None:
+        if self._pending.get(answer) in REPORTING and not answer.done():
+            self.on_told(caller, result)
+        self._answer(answer, result)
 
     def _answer_later(self, answer: asyncio.Future[Any], error: Exception) -> None:
         self._loop.call_later(
@@ -141,9 +176,14 @@ class Actor:
             answer.set_result(result)
 
     def _died(self) -> None:
-        for answer in list(self._pending):
+        self.on_loss(self.job, list(self.given))
+        for answer, method in list(self._pending.items()):
             delay_s = self._weather.rng.uniform(0, DEATH_NEWS_S)
-            self._loop.call_later(delay_s, self._answer, answer, self.death, context=NOBODYS.copy())
+            error = self.death
+            node = self.process.node
+            if method in LARGE and node and not node.is_alive and self._weather.happens(0.5):
+                error = ObjectLostError("", "", "")  # the next call is told of the death
+            self._loop.call_later(delay_s, self._answer, answer, error, context=NOBODYS.copy())
 
 
 class Handle:
@@ -182,11 +222,13 @@ class Supervisors:
         self,
         make: Callable[..., Any],
         weather: Weather,
+        gcs_weather: Weather,
         loop: asyncio.AbstractEventLoop,
         rng: random.Random,
     ) -> None:
         self._make = make
         self._weather = weather
+        self._gcs_weather = gcs_weather
         self._loop = loop
         self._rng = rng
         self._named: dict[tuple[str, str], Handle] = {}
@@ -195,10 +237,13 @@ class Supervisors:
         self.nodes: list[Node] = []
         #: A new one takes so long to come to life at most.
         self.slowest_start_s = 0.5
-        #: Hears of one that Ray couldn't start.
-        self.on_failed_start: Callable[[], None] = lambda: None
-        #: Of each of them, as `Actor.on_stale_order`.
+        #: Whether no call for an actor comes to the GCS; whether none is answered.
+        self.is_gcs_away = False
+        self.loses_answers = False
+        #: Of each of them, as those of `Actor`.
         self.on_stale_order: Callable[[str], None] = lambda what: None
+        self.on_told: Callable[[Process | None, Any], None] = lambda *_: None
+        self.on_loss: Callable[[str | None, Iterable[str]], None] = lambda *_: None
 
     def alive(self) -> list[Actor]:
         return [actor for actor in self.all if actor.process.is_alive]
@@ -213,20 +258,37 @@ class Supervisors:
         return _Creation(functools.partial(self._create, options))
 
     def get_actor(self, name: str, namespace: str) -> Handle:
-        handle = self._named.get((namespace, name))
+        with self._asking_gcs():
+            handle = self._named.get((namespace, name))
         if handle is None:
             raise ValueError(f"Failed to look up actor {name!r}")
         return handle
 
     def kill(self, handle: Handle, no_restart: bool = True) -> None:
-        handle.actor.process.kill()
+        with self._asking_gcs():
+            handle.actor.process.kill()
 
     def list_named_actors(self, all_namespaces: bool) -> list[dict[str, str]]:
-        return [{"namespace": space, "name": name} for space, name in self._named]
+        with self._asking_gcs():
+            return [{"namespace": space, "name": name} for space, name in self._named]
 
     # --- inside ---------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _asking_gcs(self) -> Iterator[None]:
+        """Ask the GCS for what the context does: it may be away before that, or after it."""
+        weather = self._gcs_weather
+        if self.is_gcs_away or weather.happens(weather.lost):
+            raise GetTimeoutError("the GCS is away")
+        yield
+        if self.loses_answers or weather.happens(weather.lost_answer):
+            raise GetTimeoutError("the GCS is away")
+
     def _create(self, options: dict[str, Any], args: tuple[Any, ...]) -> Handle:
+        with self._asking_gcs():
+            return self._created(options, args)
+
+    def _created(self, options: dict[str, Any], args: tuple[Any, ...]) -> Handle:
         key = (options["namespace"], options["name"])
         if key in self._named:
             raise ActorAlreadyExistsError(f"The name {options['name']} is already taken")
@@ -236,6 +298,10 @@ class Supervisors:
         actor = Actor(process, lambda: self._make(*args), self._weather, self._loop)
         actor.has_channel = options["namespace"] == _ray.NAMESPACE  # as those of the pool
         actor.on_stale_order = self.on_stale_order
+        actor.on_told = self.on_told
+        actor.on_loss = self.on_loss
+        if options["namespace"] == _ray.SUPERVISOR_NAMESPACE:
+            actor.job = options["name"].removeprefix(_ray.SUPERVISOR_NAME_PREFIX)
         handle = self._named[key] = Handle(actor)
         self.all.append(actor)
         process.on_death.append(lambda: self._free(key, handle))
@@ -252,7 +318,6 @@ class Supervisors:
         if node.starts_actors:
             actor.start()
         elif actor.process.is_alive:
-            self.on_failed_start()
             actor.process.kill()
 
     def _place(self, options: dict[str, Any]) -> Node | None:

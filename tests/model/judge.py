@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ray_jobs.claims import KV_NAMESPACE
 from ray_jobs.errors import JobNotFound
 from ray_jobs.manager import placing
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
-from ray_jobs.models import JobStatus
+from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import ChangeBatch, JobRecord, ManagerReply, decode_record
 from ray_jobs.store import RECORD_PREFIX
 from tests.model.loop import Process
@@ -39,6 +39,10 @@ class Facts:
     begun: list[str] = dataclasses.field(default_factory=list)
     exit_codes: list[int] = dataclasses.field(default_factory=list)
     disturbed: list[str] = dataclasses.field(default_factory=list)
+    #: Managers that have been told how it ended, but those whom its node's death had ended it for.
+    told: set[str] = dataclasses.field(default_factory=set)
+    #: Supervisors that died when they had the job.
+    supervisor_deaths: int = 0
     end: JobRecord | None = None
 
 
@@ -49,7 +53,6 @@ class Judge:
         self.data: dict[tuple[bytes | None, str], bytes] = {}
         self.nodes: list[Node] = []
         self.violations: list[str] = []
-        self.supervisor_deaths = 0
         #: Hears of moments at which a death is worst: a status was written, an attempt began.
         self.on_moment: Callable[[str, str], None] = lambda moment, attempt: None
         self._facts: dict[Key, Facts] = {}
@@ -67,8 +70,20 @@ class Judge:
             self.violations.append(f"{rule}: {what}")
             self._told(f"VIOLATION of {rule}: {what}")
 
-    def supervisor_died(self) -> None:
-        self.supervisor_deaths += 1
+    def supervisor_died(self, submission_id: str | None, attempts: Iterable[str]) -> None:
+        """A supervisor died: a job's own, or one of the pool, which has been given attempts."""
+        keys = {self._job_of[attempt] for attempt in attempts if attempt in self._job_of}
+        record = self.record(submission_id) if submission_id is not None else None
+        if record is not None:
+            keys.add(key_of(record))
+        for key in keys:
+            self.facts(key).supervisor_deaths += 1
+
+    def is_told(self, process: Process | None, status: dict[str, Any]) -> None:
+        """A supervisor's report of an end has come to a manager."""
+        if process is not None and status["state"] == "exited" and not status.get("node_died"):
+            self.facts(self._job_of[status["attempt"]]).told.add(process.name)
+            self.on_moment("told", status["attempt"])
 
     def facts(self, key: Key) -> Facts:
         return self._facts.setdefault(key, Facts())
@@ -99,7 +114,7 @@ class Judge:
         self._check_fence(process, key)
         if namespace == KV_NAMESPACE:
             new = decode_record(value)
-            self._check_record(new, self.record(new.submission_id))
+            self._check_record(process, new, self.record(new.submission_id))
 
     def deletes(self, process: Process, namespace: bytes, key: str) -> None:
         if key.startswith("epoch:"):
@@ -122,7 +137,7 @@ class Judge:
             epoch >= self._reading, "rule 1", f"epoch {epoch} writes {key} after {self._reading}"
         )
 
-    def _check_record(self, new: JobRecord, old: JobRecord | None) -> None:
+    def _check_record(self, process: Process, new: JobRecord, old: JobRecord | None) -> None:
         key = key_of(new)
         facts = self.facts(key)
         facts.stop_asked |= key[0] in self._stopping
@@ -145,7 +160,7 @@ class Judge:
             self.on_moment("end" if new.status.is_terminal() else new.status.value, new.attempt)
         if new.status.is_terminal() and facts.end is None:
             facts.end = new
-            self._check_cause(new, facts)
+            self._check_cause(process, new, facts)
             self._check_nothing_lives(new, facts)
 
     def _check_end(self, new: JobRecord, old: JobRecord) -> None:
@@ -156,7 +171,7 @@ class Judge:
                 f"{key_of(new)} was {end_of(old)}, becomes {end_of(new)}",
             )
 
-    def _check_cause(self, record: JobRecord, facts: Facts) -> None:
+    def _check_cause(self, process: Process, record: JobRecord, facts: Facts) -> None:
         """Nothing but its own exit, a stop or its node's or keeper's death ends a job."""
         what = f"{key_of(record)} ends as {end_of(record)} {record.message!r}: {facts}"
         if record.status is JobStatus.STOPPED:
@@ -168,8 +183,15 @@ class Judge:
         alive = [node.id for node in self.nodes if node.is_alive]
         its_node_is_gone = record.driver_node_id is not None and record.driver_node_id not in alive
         # Given up before it began: only after as many deaths as the manager bears.
-        is_given_up = not facts.begun and self.supervisor_deaths >= MOST_DEATHS
+        is_given_up = (
+            not facts.begun
+            and facts.supervisor_deaths >= MOST_DEATHS
+            and (record.message or "").startswith("Job supervisor actor died: ")
+        )
         self.claim(bool(facts.disturbed) or its_node_is_gone or is_given_up, "rule 7", what)
+        is_lost = record.error_type == JobErrorType.JOB_SUPERVISOR_ACTOR_DIED.value
+        self.claim(is_lost, "its reason", what)
+        self.claim(process.name not in facts.told, "rule 7", f"{process} knew better: {what}")
 
     def _check_nothing_lives(self, record: JobRecord, facts: Facts) -> None:
         for node in self.nodes:

@@ -134,8 +134,8 @@ class Cluster(RuleBasedStateMachine):
         self.pause(pause)
 
     @rule(
-        moment=st.sampled_from(("PENDING", "RUNNING", "begin", "stop", "end")),
-        victim=st.sampled_from(("manager", "supervisor", "both")),
+        moment=st.sampled_from(("PENDING", "RUNNING", "begin", "stop", "told", "end")),
+        victim=st.sampled_from(("manager", "supervisor", "both", "node")),
         pause=pauses,
     )
     def die_at(self, moment: str, victim: str, pause: float) -> None:
@@ -207,6 +207,8 @@ class Cluster(RuleBasedStateMachine):
                 {"slowest_s": 0.3},
                 {"lost": 0.2, "lost_answer": 0.2},
                 {"slowest_s": 0.1, "doubled": 0.5, "lost_answer": 0.1},
+                {"slowest_transfer_s": 5.0},
+                {"slowest_transfer_s": 1.0, "lost": 0.1, "lost_answer": 0.3},
             )
         ),
         fork_s=st.sampled_from((0.005, 0.005, 1.0)),

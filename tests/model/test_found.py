@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
 from tests.model.ending import come_to_rest
+from tests.model.judge import key_of
+from tests.model.machine import KINDS
 from tests.model.world import World
 
 
@@ -222,3 +224,136 @@ def test_the_folder_of_a_job_that_ended_just_before_its_supervisor_is_removed(
     kill_supervisors_of(world, attempt)
     world.loop.run_for(5.0)
     assert not [folder for folder in world.head.folders if folder.endswith(attempt)]
+
+
+def run_until(world: World, holds: Callable[[], bool]) -> None:
+    """Run until something holds, and no step more."""
+    for _ in range(10_000):
+        if holds():
+            return
+        world.loop.run_steps(1, world.loop.time() + 10)
+    raise AssertionError("it never comes to that")
+
+
+def test_a_job_starts_though_the_kv_fails_when_it_is_asked_for_its_agent(world: World) -> None:
+    """Which is asked just before the record says that the job runs."""
+    get, failures = world.kv.get, [ConnectionError("the KV is away")] * 3
+
+    async def fail(namespace: bytes, key: str) -> bytes | None:
+        if namespace == b"dashboard" and failures:
+            raise failures.pop()
+        return await get(namespace, key)
+
+    world.kv.get = fail  # type: ignore[method-assign]
+    world.submit("a", {})
+    run_until_running(world, "a")
+    assert not failures
+
+
+def end_before_its_log_is_here(world: World, code: int) -> JobRecord:
+    """Have a job of a worker end while its log is on the way. The manager knows how it ended."""
+    record = run_on_worker(world)
+    world.call_weather.set(slowest_transfer_s=60.0)
+    [keeper] = [each for each in world.running() if each.attempt == record.attempt]
+    keeper.exit(code)
+    facts = world.judge.facts(key_of(record))
+    run_until(world, lambda: bool(facts.told))
+    assert world.judge.record(record.submission_id) == record
+    return record
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, JobStatus.SUCCEEDED), (3, JobStatus.FAILED)])
+def test_a_job_that_ended_before_its_node_has_its_own_end(
+    world: World, code: int, status: JobStatus
+) -> None:
+    record = end_before_its_log_is_here(world, code)
+    [node] = [each for each in world.nodes if each.id == record.driver_node_id]
+    world.kill_node(node)
+    world.loop.run_for(30.0)
+    ended = world.judge.record(record.submission_id)
+    assert ended is not None
+    assert (ended.status, ended.driver_exit_code) == (status, code)
+    assert ended.log_may_be_cut_off
+
+
+def test_the_log_of_a_job_that_ended_before_its_supervisor_is_copied_by_another(
+    world: World,
+) -> None:
+    record = end_before_its_log_is_here(world, 0)
+    world.call_weather.set()
+    kill_supervisors_of(world, record.attempt)
+    world.loop.run_for(30.0)
+    ended = world.judge.record(record.submission_id)
+    assert ended is not None
+    assert (ended.status, ended.log_may_be_cut_off) == (JobStatus.SUCCEEDED, False)
+    [log] = [data for path, data in world.head.logs.items() if record.submission_id in path]
+    assert log.endswith(b"ended\n")
+
+
+def test_a_job_runs_on_though_pieces_of_its_log_are_lost_on_the_way(world: World) -> None:
+    """Of an answer that is too large for a call, the object store may lose the object."""
+    record = run_on_worker(world)
+    world.call_weather.set(lost_answer=0.9)
+    for _ in range(10):
+        world.head.write_log("/other", b"x")
+        for node in world.nodes:
+            node.write_log(f"/model/logs/job-driver-{record.submission_id}.log", b"more\n")
+        world.loop.run_for(5.0)
+    world.call_weather.set()
+    assert record.attempt in [keeper.attempt for keeper in world.running()]
+    assert world.judge.record(record.submission_id) == record
+
+
+@pytest.mark.parametrize("kind", ["pooled", "own"])
+def test_a_job_waits_for_a_gcs_that_is_away(world: World, kind: str) -> None:
+    """While its supervisor is looked for, made, or ended."""
+    world.submit("a", KINDS[kind])
+    run_until_running(world, "a")
+    world.loop.run_for(3.0)
+    [keeper] = world.running()
+    world.supervisors.is_gcs_away = True
+    keeper.exit(0)
+    world.submit("b", KINDS["own"])
+    world.loop.run_for(60.0)
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.loop.run_for(60.0)
+    waiting = world.judge.record("b")
+    assert waiting is not None
+    assert waiting.status is JobStatus.PENDING
+    world.supervisors.is_gcs_away = False
+    run_until_running(world, "b")
+
+
+def test_a_stop_that_the_supervisor_fails_to_take_comes_again(world: World) -> None:
+    world.submit("a", {})
+    record = run_until_running(world, "a")
+    world.loop.run_for(3.0)
+    [supervisor] = [
+        each for each in world.supervisors.alive() if record.attempt in each.instance._attempts
+    ]
+    stop, failures = supervisor.instance.stop_attempt, [OSError("full")] * 8
+
+    async def fail(epoch: int, attempt: str) -> None:
+        if failures:
+            raise failures.pop()
+        await stop(epoch, attempt)
+
+    supervisor.instance.stop_attempt = fail
+    world.stop("a")
+    world.loop.run_for(60.0)
+    assert not failures
+    ended = world.judge.record("a")
+    assert ended is not None
+    assert ended.status is JobStatus.STOPPED
+
+
+def test_a_supervisor_whose_creation_was_not_answered_is_not_left_behind(world: World) -> None:
+    """The GCS has it, and says only to who asks again that its name is taken."""
+    world.supervisors.loses_answers = True
+    for each in world.supervisors.alive():
+        world.kill_supervisor(each)
+    world.loop.run_for(5.0)
+    world.supervisors.loses_answers = False
+    world.submit("a", {})
+    run_until_running(world, "a")

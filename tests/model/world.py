@@ -14,6 +14,7 @@ from ray_jobs.dashboard_module.follower import Follower
 
 from ray_jobs.errors import ServerNotReady
 from ray_jobs.manager.actor import JobManager
+from ray_jobs.manager.environments import AgentUnreachable
 from ray_jobs.models import SubmitRequest
 from ray_jobs.records import (
     MIRROR_FIELDS,
@@ -48,11 +49,18 @@ class Agent:
 
     async def build(self, runtime_env: dict[str, Any], log_files: list[str]) -> dict[str, Any]:
         await asyncio.sleep(self._world.rng.uniform(0, 1))
+        self._meet_weather()
         self.users += 1
         return {"env_vars": {}, "command_prefix": []}
 
     async def release(self, runtime_env: dict[str, Any]) -> None:
+        self._meet_weather()
         self.users -= 1
+
+    def _meet_weather(self) -> None:
+        weather = self._world.call_weather
+        if weather.happens(weather.lost):
+            raise AgentUnreachable("lost")
 
 
 class World:
@@ -68,11 +76,15 @@ class World:
         self.call_weather = Weather(self.rng)
         self.kv = ModelKv(self.kv_weather, self.judge)
         self.judge.data = self.kv.data
-        self.supervisors = Supervisors(JobSupervisor, self.call_weather, self.loop, self.rng)
+        # The GCS answers for both.
+        self.supervisors = Supervisors(
+            JobSupervisor, self.call_weather, self.kv_weather, self.loop, self.rng
+        )
         self.judge.on_moment = self._moment
         #: What dies at the next moment of a kind.
         self._traps: dict[str, str] = {}
-        self.supervisors.on_failed_start = self.judge.supervisor_died
+        self.supervisors.on_loss = self.judge.supervisor_died
+        self.supervisors.on_told = self.judge.is_told
         self.supervisors.on_stale_order = lambda what: self.judge.claim(
             False, "rule 1", f"a supervisor obeys {what}"
         )
@@ -139,7 +151,6 @@ class World:
         processes += [actor.process for actor in self.managers if actor.process.is_alive]
         for process in processes:
             if process.node is node:
-                self.judge.supervisor_died()
                 if node.is_head:  # those go before another head comes
                     process.kill()
                     continue
@@ -199,7 +210,6 @@ class World:
 
     def kill_supervisor(self, actor: Actor) -> None:
         self.tell(f"{actor.process} is killed")
-        self.judge.supervisor_died()
         actor.process.kill()
 
     def zombies(self) -> list[Actor]:
@@ -208,7 +218,7 @@ class World:
     # --- deaths at the worst moment -------------------------------------------------------------
 
     def set_trap(self, moment: str, victim: str) -> None:
-        """Have the manager, or a job's supervisor, die when a job comes to a point."""
+        """Have the manager, a job's supervisor, or its worker node die when it comes to a point."""
         self.tell(f"the {victim} will die at the next {moment}")
         self._traps[moment] = victim
 
@@ -222,12 +232,21 @@ class World:
             self.loop.call_later(delay_s, self._kill, victim, attempt, context=NOBODYS.copy())
 
     def _kill(self, victim: str, attempt: str) -> None:
+        if victim == "node":
+            self._kill_node_of(attempt)
+            return
         if victim != "supervisor" and self.manager is not None:
             self.manager.process.kill()
         if victim != "manager":
             for actor in self.supervisors.alive():
                 if actor.instance is not None and attempt in actor.instance._attempts:
                     self.kill_supervisor(actor)
+
+    def _kill_node_of(self, attempt: str) -> None:
+        for node in list(self.nodes):
+            has_it = any(keeper.attempt == attempt for keeper in node.keepers)
+            if has_it and node.is_alive and not node.is_head:
+                self.kill_node(node)
 
     # --- clients --------------------------------------------------------------------------------
 

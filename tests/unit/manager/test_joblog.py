@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import math
 import os
 import time
@@ -12,7 +13,14 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnschedulableError,
+    ObjectFetchTimedOutError,
+    ObjectLostError,
+    OutOfDiskError,
+    RayTaskError,
+)
 
 from ray_jobs import log_holes
 from ray_jobs.manager import joblog, transitions
@@ -92,29 +100,68 @@ async def test_copy_that_fails_until_after_the_end_is_told_to_the_reader(tmp_pat
         assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is False
 
 
-class Failing(Remote):
-    """Can't read the log for a while: its disk fails."""
+DISK_FAILS = RayTaskError("read_log", "", OSError(errno.EIO, "Input/output error"))
+LOST = ObjectLostError("", "", "")
 
-    def __init__(self, data: bytes, failures: float) -> None:
+
+class Failing(Remote):
+    """The log can't be read for a while."""
+
+    def __init__(self, data: bytes, *errors: Exception, failures: float | None = None) -> None:
         super().__init__(data)
-        self._failures = failures
+        self._errors = itertools.cycle(errors)
+        self._failures = len(errors) if failures is None else failures
 
     async def call(self, method: str, *arguments: Any) -> Any:
         if self._failures:
             self._failures -= 1
-            raise RayTaskError("read_log", "", OSError(errno.EIO, "Input/output error"))
+            raise next(self._errors)
         return await super().call(method, *arguments)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        DISK_FAILS,
+        LOST,
+        ObjectFetchTimedOutError("", "", ""),
+        OutOfDiskError("of Ray's object store"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 async def test_copy_goes_on_when_the_log_can_be_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(joblog, "DISK_RETRY_S", 0.01)
     logs = JobLogs(str(tmp_path))
     ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    remote = cast(Any, Failing(b"x" * 10_000, failures=3))
+    remote = cast(Any, Failing(b"x" * 10_000, error, failures=3))
     assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is True
     assert Path(logs.path("a")).read_bytes() == b"x" * 10_000
+
+
+async def test_copy_survives_a_piece_that_is_lost_after_the_end(tmp_path: Path) -> None:
+    logs = JobLogs(str(tmp_path))
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    ended.set_result({})
+    remote = cast(Any, Failing(b"x" * 10_000, LOST))
+    assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is True
+    assert Path(logs.path("a")).read_bytes() == b"x" * 10_000
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), ActorUnschedulableError("the node is gone")])
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_whose_supervisor_is_gone_gets_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, has_ended: bool
+) -> None:
+    """Who reads the log of a node that has died may be told first that the answer was lost."""
+    monkeypatch.setattr(joblog, "DISK_RETRY_S", 0.01)
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    if has_ended:
+        ended.set_result({})
+    remote = cast(Any, Failing(b"", LOST, error))
+    with pytest.raises(type(error)):
+        await asyncio.wait_for(JobLogs(str(tmp_path)).copy_remote(RUNNING, remote, ended), 10)
 
 
 async def test_log_that_cant_be_read_doesnt_keep_its_job_from_ending(
@@ -122,7 +169,7 @@ async def test_log_that_cant_be_read_doesnt_keep_its_job_from_ending(
 ) -> None:
     monkeypatch.setattr(joblog, "DISK_RETRY_S", 0.01)
     ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    remote = cast(Any, Failing(b"", failures=math.inf))
+    remote = cast(Any, Failing(b"", DISK_FAILS, failures=math.inf))
     copying = asyncio.ensure_future(JobLogs(str(tmp_path)).copy_remote(RUNNING, remote, ended))
     await asyncio.wait([copying], timeout=0.1)
     assert not copying.done()  # it runs, and its log may come back

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
 from ray_jobs.manager import times, transitions
+from ray_jobs.manager.leads import Lead
 from ray_jobs.manager.runner import Runner
 from ray_jobs.manager.times import (
     age_ms,
@@ -154,8 +155,9 @@ async def test_copy_of_a_log_does_not_put_off_the_end() -> None:
         return report_of_another_machine(ended_ago_ms=0)
 
     services: Any = SimpleNamespace(journal=None, logs=SimpleNamespace(copy_remote=copy_remote))
-    seat: Any = None
-    outcome = await Runner(services)._outcome(seat, job(on_head=False), report)
+    lead = Lead("a", recovering=False)
+    lead.seat = cast(Any, object())
+    outcome = await Runner(services)._outcome(lead, job(on_head=False), report)
     assert boot_ms() - outcome["ended_boot_ms"] >= copied_s * 1000
 
 
