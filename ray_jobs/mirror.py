@@ -90,9 +90,9 @@ class Mirror:
         """Compare the mirror with all records, and have those that differ written.
 
         Args:
-            newest: Returns a job as it is stored by then; None if it is gone, or about to be. Not
-                one that is only on its way: a mirror without its record would pass for a job of
-                Ray's own server.
+            newest: Returns a job as it is stored by then; None if it is gone, or something else is
+                on its way: who writes that has the mirror follow. A mirror without its record would
+                pass for a job of Ray's own server.
         """
         for start in range(0, len(records), REPAIR_SLICE):
             ids = [each.submission_id for each in records[start : start + REPAIR_SLICE]]

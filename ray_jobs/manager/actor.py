@@ -115,7 +115,7 @@ class JobManager:
         """
         self._foreign.expect_more(START_INTEREST_S)
         live = [record for record in self._journal.records() if record.is_live]
-        self._spawn(self._store.mirror.repair(live, self._journal.stored))
+        self._spawn(self._store.mirror.repair(live, self._journal.at_rest))
 
     async def recover(self) -> None:
         """Take over the jobs that are there. No-op when it is done."""
@@ -228,7 +228,7 @@ class JobManager:
         self._logs.shelf.open(self._is_live)
         self._logs.bound.open(records, self._is_live)
         self._retention.open(records)
-        self._spawn(self._store.mirror.repair(records, self._journal.stored))
+        self._spawn(self._store.mirror.repair(records, self._journal.at_rest))
         self._foreign = ForeignJobs(self._journal, self._store, supervisors)
         self._earlier = StoredIds(frozenset(), frozenset())
         logger.info("Epoch %d: %d jobs, %d live.", self._journal.epoch, len(records), len(live))

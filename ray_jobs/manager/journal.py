@@ -75,9 +75,9 @@ class Journal:
         """Return what `get` does, None for a job that is being deleted."""
         return None if submission_id in self._deletions else self._latest.get(submission_id)
 
-    def stored(self, submission_id: str) -> JobRecord | None:
-        """Return a job as it is in the store. None before it is there, and once it is deleted."""
-        return None if submission_id in self._deletions else self._records.get(submission_id)
+    def at_rest(self, submission_id: str) -> JobRecord | None:
+        """Return a job as it is in the store. None while something else is on its way there."""
+        return None if submission_id in self._on_way else self._records.get(submission_id)
 
     def records(self) -> list[JobRecord]:
         return list(self._latest.values())

@@ -84,7 +84,7 @@ async def test_repair_does_not_bring_a_deleted_job_back(kv: MemoryKv) -> None:
     kv.is_held = lambda call, key, value: call == "delete"
     deleting = asyncio.ensure_future(journal.delete(ENDED))
     await kv.until(lambda: ("delete", KEY) in kv.calls)
-    await store.mirror.repair([ENDED], journal.stored)
+    await store.mirror.repair([ENDED], journal.at_rest)
     kv.let_through()
     await deleting
     await journal.create(OTHER)
@@ -103,7 +103,7 @@ async def test_repair_shows_nothing_that_is_only_on_its_way(kv: MemoryKv) -> Non
     creating = asyncio.ensure_future(journal.create(OTHER))
     starting = asyncio.ensure_future(journal.update("a", lambda _: RUNNING))
     await kv.until(lambda: {key for call, key in kv.calls if call == "put"} >= {"job:a", "job:b"})
-    await store.mirror.repair(journal.records(), journal.stored)
+    await store.mirror.repair(journal.records(), journal.at_rest)
     last = msgspec.structs.replace(RUNNING, submission_id="last")
     store.mirror.follow([last])
     await kv.until(lambda: shows(kv, last))
