@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 #: How much of a worker node's log is fetched at once, and how long a fetch waits for more.
 COPY_CHUNK_BYTES = 1024 * 1024
 COPY_WAIT_S = 30.0
+#: Between two pieces of a log that grows line by line: a call for each line would cost both nodes
+#: some milliseconds of CPU each time.
+COPY_PAUSE_S = 0.02
 #: What files and records tell of a time may differ by so much.
 CLOCK_MARGIN_MS = 100
 #: How long a copy waits before it tries a full or failing disk again.
@@ -162,6 +165,8 @@ class JobLogs:
                 if cant_bound is not None:
                     note_that_unbounded(self.path(record.submission_id), cant_bound)
                 return True
+            if len(data) < COPY_CHUNK_BYTES:
+                await asyncio.wait([ended], timeout=COPY_PAUSE_S)
 
     async def _bound(self, record: JobRecord, max_bytes: int) -> OSError | None:
         """Drop what is too much of a copy. Returns why that can't be done, None if it can."""
