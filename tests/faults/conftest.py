@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.clusters.conftest import no_settings_of_the_developer
-from tests.faults.table import lines, times
+from tests.faults.table import lines
 
 __all__ = ["no_settings_of_the_developer"]
-
-
-@pytest.fixture(params=range(times(1)), ids=lambda number: f"round {number + 1}")
-def fault_round(request: pytest.FixtureRequest) -> int:
-    """Have a test run once, or as often as is asked for: each time the fault is injected once."""
-    number: int = request.param
-    return number
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import random
 
+import pytest
+
 SEED_ENV_VAR = "RAY_JOBS_FAULT_SEED"
 #: `make test` shows that it holds, `make test-long` that it holds at rare moments too.
 TIMES_ENV_VAR = "RAY_JOBS_FAULT_TIMES"
@@ -113,6 +115,12 @@ def _seconds(seconds: float | None) -> str:
 def times(usual: int) -> int:
     """Return how often a fault is to be injected: `usual`, or that times what is asked for."""
     return usual * _TIMES
+
+
+def rounds(usual: int) -> pytest.MarkDecorator:
+    """Have a test run so often, or that times what is asked for. Each time it injects the fault."""
+    numbers = range(times(usual))
+    return pytest.mark.parametrize("fault_round", numbers, ids=lambda each: f"round {each + 1}")
 
 
 def seeded(fault: str) -> random.Random:

@@ -18,7 +18,7 @@ from tests.cluster import Cluster
 from tests.faults.faces import kill_dashboard, lenient_cluster, watched_dashboard
 from tests.faults.judging import judged, starts_in
 from tests.faults.processes import runs, start_waiting_job
-from tests.faults.table import Row, report, seeded
+from tests.faults.table import Row, report, rounds, seeded
 from tests.waiting import wait_until
 
 FAILED, RUNNING, STOPPED = JobStatus.FAILED, JobStatus.RUNNING, JobStatus.STOPPED
@@ -27,21 +27,14 @@ FAILED, RUNNING, STOPPED = JobStatus.FAILED, JobStatus.RUNNING, JobStatus.STOPPE
 PAUSE_S = (0.0, 1.0)
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param("each its own", marks=pytest.mark.long), "shared"]
-)
-def lenient(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+# For each round: Ray's own manager, in the agent, looks at what runs once, when it is used first.
+@pytest.fixture(params=[pytest.param("each its own", marks=pytest.mark.long), "shared"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     env = {"RAY_AUTH_MODE": "disabled"}
     if request.param == "shared":
         env["RAY_JOBS_SUPERVISION"] = "dense"
-    with lenient_cluster(env) as cluster:
+    with lenient_cluster(env) as cluster, watched_dashboard(cluster):
         yield cluster
-
-
-@pytest.fixture
-def cluster(lenient: Cluster) -> Iterator[Cluster]:
-    with watched_dashboard(lenient):
-        yield lenient
 
 
 def is_served_by_us(cluster: Cluster) -> bool | None:
@@ -93,10 +86,11 @@ def start_deaf(client: JobSubmissionClient) -> str:
     return job_id
 
 
+@rounds(1)
 def test_disabled_and_enabled_again(
     request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path, fault_round: int
 ) -> None:
-    name = f"plugin off and on ({request.node.callspec.params['lenient']})"
+    name = f"plugin off and on ({request.node.callspec.params['cluster']})"
     rng = seeded(name)
     with JobSubmissionClient(cluster.address) as client:
         ending, ending_pid = start_waiting_job(client, tmp_path)

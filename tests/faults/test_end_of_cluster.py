@@ -16,7 +16,7 @@ from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.faults.campaign import SUBMISSIONS_A_SECOND
 from tests.faults.faces import gateways, watched_dashboard
 from tests.faults.processes import named, of_jobs, parent_of, runs, send
-from tests.faults.table import Row, Verdict, report, seeded
+from tests.faults.table import Row, Verdict, report, rounds, seeded
 from tests.faults.workload import Workload
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
@@ -143,6 +143,7 @@ async def end_once(
 
 
 @pytest.mark.parametrize("fault", ENDS)
+@rounds(1)
 async def test_end_of_cluster(tmp_path: Path, fault: str, fault_round: int) -> None:
     with (
         plugin(enabled=True),

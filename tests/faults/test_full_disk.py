@@ -19,7 +19,7 @@ from tests.disks import fill, small_disk
 from tests.faults.judging import judged
 from tests.faults.processes import kill_titled, runs, start_waiting_job, titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR
-from tests.faults.table import Row, report, seeded
+from tests.faults.table import Row, report, rounds, seeded
 from tests.waiting import wait_until
 
 FAULT = "disk full under the logs"
@@ -67,6 +67,7 @@ def ended(client: JobSubmissionClient, job_id: str) -> JobInfo:
     return client.wait_until_finish(job_id, timeout=60)
 
 
+@rounds(2)
 def test_full_disk(
     cluster: Cluster, client: JobSubmissionClient, tmp_path: Path, fault_round: int
 ) -> None:

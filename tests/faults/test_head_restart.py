@@ -147,7 +147,7 @@ async def test_killed_and_started_on_the_same_disk(
             assert client.get_job_logs(submission_id).startswith(log)
 
     async with head_campaign("head killed, back with its disk", cluster, tmp_path) as run:
-        await run.inject(lambda: asyncio.to_thread(restart), times(1), (0.0, 0.0))
+        await run.inject(lambda: asyncio.to_thread(restart), times(2), (0.0, 0.0))
     records = mirrored(cluster)
     assert records == {each: info.status for each, info in client.list_jobs().items()}
     assert set(records.values()) <= set(ENDS)
@@ -173,12 +173,12 @@ async def test_stopped_and_started_on_another_disk(
                 client.get_job_logs(submission_id)
 
     async with head_campaign("head stopped, back without its disk", cluster, tmp_path) as run:
-        await run.inject(lambda: asyncio.to_thread(restart), times(1), (0.0, 0.0))
+        await run.inject(lambda: asyncio.to_thread(restart), times(2), (0.0, 0.0))
 
 
 def new_folders(folder: Path) -> list[Path]:
     """Return a folder for each time that the head is restarted."""
-    found = [folder / str(number) for number in range(times(1))]
+    found = [folder / str(number) for number in range(times(2))]
     for each in found:
         (each / "unseen").mkdir(parents=True)
     return found

@@ -19,7 +19,7 @@ from tests.faults.hosts import HEAD_IP, Host, hosts
 from tests.faults.judging import judged
 from tests.faults.processes import kill_titled, titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR
-from tests.faults.table import Row, report, seeded, times
+from tests.faults.table import Row, report, rounds, seeded, times
 from tests.faults.talking import Talker
 from tests.faults.test_worker_node_ends import LAST_SECOND_S, NODE_TIMEOUT, NOTICED_S
 from tests.waiting import wait_until
@@ -127,6 +127,7 @@ def test_manager_and_supervisor_killed_while_it_streams(
     wait_until(lambda: not originals(cluster, job.job_id), "the head alone has it", 10)
 
 
+@rounds(2)
 def test_adoption(
     client: JobSubmissionClient, away: list[Host], tmp_path: Path, fault_round: int
 ) -> None:

@@ -21,6 +21,7 @@ from tests.faults.campaign import KINDS, campaign
 from tests.faults.faces import gateways, kill_dashboard, lenient_cluster, watched_dashboard
 from tests.faults.processes import named, runs, send, titled
 from tests.faults.stored import check_kv_is_as_listed
+from tests.faults.table import rounds
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
@@ -117,6 +118,7 @@ def check_old_gateway(address: str) -> None:
     assert gateways() == [serving]
 
 
+@rounds(1)
 async def test_manager_of_the_previous_version(
     cluster: Cluster, installation: Installation, tmp_path: Path, fault_round: int
 ) -> None:

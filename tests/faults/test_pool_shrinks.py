@@ -16,7 +16,7 @@ from tests.faults.gated import Gate, GatedJob
 from tests.faults.judging import judged
 from tests.faults.processes import titled
 from tests.faults.supervisors import SUPERVISOR
-from tests.faults.table import Row, report, seeded
+from tests.faults.table import Row, report, rounds, seeded
 from tests.waiting import wait_until
 
 HELD = 4
@@ -41,6 +41,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
         yield client
 
 
+@rounds(1)
 def test_jobs_do_not_notice(
     request: pytest.FixtureRequest, client: JobSubmissionClient, tmp_path: Path, fault_round: int
 ) -> None:

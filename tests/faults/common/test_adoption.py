@@ -9,12 +9,14 @@ from tests.faults.adoption import Adoption
 from tests.faults.common.modes import DENSE_JOBS, EACH_ITS_OWN, SHARED, Mode, each_its_own
 from tests.faults.processes import titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR, wait_for_idle_supervisors
+from tests.faults.table import rounds
 from tests.faults.workload import OWN_CPUS
 
 #: How many jobs there are, and how many of them are stopped.
 JOBS = {EACH_ITS_OWN: (2, 1), SHARED: (DENSE_JOBS, 20)}
 
 
+@rounds(2)
 def test_jobs_of_a_killed_supervisor(
     client: JobSubmissionClient, supervision: str, mode: Mode, tmp_path: Path, fault_round: int
 ) -> None:
@@ -31,6 +33,7 @@ def test_jobs_of_a_killed_supervisor(
 
 
 @each_its_own
+@rounds(2)
 def test_job_whose_own_supervisor_is_killed(
     client: JobSubmissionClient, tmp_path: Path, fault_round: int
 ) -> None:
@@ -41,6 +44,7 @@ def test_job_whose_own_supervisor_is_killed(
     both.report("a job's own supervisor killed")
 
 
+@rounds(2)
 def test_jobs_that_end_while_nobody_watches(
     client: JobSubmissionClient, supervision: str, tmp_path: Path, fault_round: int
 ) -> None:
