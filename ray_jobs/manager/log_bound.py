@@ -216,11 +216,11 @@ class LogBound:
         Returns the log itself, open: to free the space of a large one takes a while.
         """
         place = self._place_of(name)
+        if place is None:
+            return []
         try:
-            fd = None if place is None else open_own(place, os.O_RDONLY)
+            fd = open_own(place, os.O_RDONLY)
         except (FileNotFoundError, PermissionError):  # gone, or not a file of ours
-            fd = None
-        if place is None or fd is None:
             return []
         link = f"{place}.link"
         # From the root on: the link may be moved to the other place later.

@@ -32,6 +32,8 @@ from tests.waiting import wait_until
 #: Beside one in each state others come and go, so that the head dies at a random moment of theirs.
 KINDS = ("quick", "quick", "short", "anonymous", "stopped")
 RATE = 4.0
+#: Of each kind.
+RESTARTS = times(2)
 PAUSE_S = (0.0, 1.0)
 GONE_WITHIN_S = 5.0
 #: Ray takes a while to see that a node is gone that was the head itself.
@@ -147,7 +149,7 @@ async def test_killed_and_started_on_the_same_disk(
             assert client.get_job_logs(submission_id).startswith(log)
 
     async with head_campaign("head killed, back with its disk", cluster, tmp_path) as run:
-        await run.inject(lambda: asyncio.to_thread(restart), times(2), (0.0, 0.0))
+        await run.inject(lambda: asyncio.to_thread(restart), RESTARTS, (0.0, 0.0))
     records = mirrored(cluster)
     assert records == {each: info.status for each, info in client.list_jobs().items()}
     assert set(records.values()) <= set(ENDS)
@@ -173,12 +175,12 @@ async def test_stopped_and_started_on_another_disk(
                 client.get_job_logs(submission_id)
 
     async with head_campaign("head stopped, back without its disk", cluster, tmp_path) as run:
-        await run.inject(lambda: asyncio.to_thread(restart), times(2), (0.0, 0.0))
+        await run.inject(lambda: asyncio.to_thread(restart), RESTARTS, (0.0, 0.0))
 
 
 def new_folders(folder: Path) -> list[Path]:
     """Return a folder for each time that the head is restarted."""
-    found = [folder / str(number) for number in range(times(2))]
+    found = [folder / str(number) for number in range(RESTARTS)]
     for each in found:
         (each / "unseen").mkdir(parents=True)
     return found
@@ -203,8 +205,8 @@ async def head_campaign(
     fault: str, cluster: LastingCluster, folder: Path
 ) -> AsyncIterator[Campaign]:
     """Run a campaign whose jobs end with the node that they run on."""
-    (folder / "jobs").mkdir()
     jobs = folder / "jobs"
+    jobs.mkdir()
     async with campaign(
         fault, cluster.address, jobs, kinds=KINDS, rate=RATE, face_lives=False
     ) as run:
