@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -31,6 +32,11 @@ RETRY_AFTER_S = 1
 #: How long a replaced manager may keep its name, and how often is looked, in seconds.
 NAME_TIMEOUT_S = 15.0
 NAME_RETRY_S = 0.05
+#: How often is looked whether a restarted manager listens. Nobody tells: its socket's file is there
+#: before. In seconds.
+LISTENS_RETRY_S = 0.02
+#: A channel that is broken so often belongs to a manager that doesn't take this process's calls.
+CHANNEL_TRIES = 3
 
 
 class RayManager:
@@ -49,6 +55,8 @@ class RayManager:
         self._channel: Channel | None = None
         self._connecting = asyncio.Lock()
         self._handle: Any = None
+        #: What waits for the manager of a handle to be back.
+        self._returning: tuple[Any, asyncio.Task[bool]] | None = None
         self._connected = False
         self._lock = asyncio.Lock()
         #: Searches on their way, by whether they create.
@@ -116,9 +124,9 @@ class RayManager:
         return await self._call("changes", epoch, since, timeout_s, self._beside_ray)
 
     async def _call(self, method: str, *args: Any) -> bytes:
-        """Call the manager: through its channel, or as an actor while there is none.
+        """Call the manager: through its channel, or as an actor where there is none.
 
-        Ray repeats an actor call while the manager restarts. Each call is idempotent.
+        A call is repeated if the manager dies under it. Each is idempotent.
         """
         try:
             return await asyncio.wait_for(self._call_somehow(method, *args), CALL_TIMEOUT_S)
@@ -133,17 +141,68 @@ class RayManager:
         handle = self._handle  # another call may forget it meanwhile
         if handle is None:
             raise CallFailed("The manager has died.")
-        try:
-            async with self._connecting:
-                if self._channel is None or not self._channel.is_open:
-                    self._channel = await connect_to_manager(work_dir(), _ray.actor_id(handle))
-                channel = self._channel
-            answer: bytes = await channel.call(method, *args)
-        except OSError as error:
-            logger.info("The manager is called as an actor: %s", error)
-            call = getattr(handle, method).options(max_task_retries=-1)
-            answer = await call.remote(*args)
+        for _ in range(CHANNEL_TRIES):
+            try:
+                return await self._call_through_channel(handle, method, *args)
+            except OSError as error:
+                logger.info("The manager doesn't listen: %s", error)
+            if not await self._is_back(handle):
+                break
+        logger.info("The manager is called as an actor.")
+        answer: bytes = await repeated(getattr(handle, method)).remote(*args)
         return answer
+
+    async def _call_through_channel(self, handle: Any, method: str, *args: Any) -> bytes:
+        channel = await self._open_channel(handle)
+        answer: bytes = await channel.call(method, *args)
+        return answer
+
+    async def _open_channel(self, handle: Any) -> Channel:
+        """Return the channel of a manager. Raises OSError where it doesn't listen."""
+        async with self._connecting:
+            if handle is not self._handle:
+                raise ConnectionError("Another manager has taken its place.")
+            if self._channel is None or not self._channel.is_open:
+                self._channel = await connect_to_manager(work_dir(), _ray.actor_id(handle))
+            return self._channel
+
+    async def _is_back(self, handle: Any) -> bool:
+        """Wait for a manager that is being restarted. Returns whether it listens.
+
+        Raises `RayActorError` when it is dead for good.
+        """
+        if self._returning is None or self._returning[0] is not handle or self._returning[1].done():
+            waiting = asyncio.ensure_future(self._until_back(handle))
+            # Everyone who waits for it may be gone when it fails.
+            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._returning = handle, waiting
+        return await asyncio.shield(self._returning[1])
+
+    async def _until_back(self, handle: Any) -> bool:
+        """Wait until a manager listens, or has answered as an actor though it doesn't.
+
+        Ray repeats calls of a restarted actor up to a second after that can take them.
+        """
+        answered = asyncio.ensure_future(answer_of(repeated(handle.recover)))
+        try:
+            while not answered.done():
+                with contextlib.suppress(OSError):
+                    await self._open_channel(handle)
+                    return True
+                await asyncio.wait((answered,), timeout=LISTENS_RETRY_S)
+            answered.result()
+            return False
+        finally:
+            answered.cancel()
+
+
+def repeated(method: Any) -> Any:
+    """Return an actor's method that Ray calls again whenever the actor was restarted under it."""
+    return method.options(max_task_retries=-1)
+
+
+async def answer_of(method: Any) -> Any:
+    return await method.remote()
 
 
 def find_manager() -> Any | None:
