@@ -29,7 +29,7 @@ test: lint
 
 # Each fault at so many times as many moments, and all that is marked `long`: the longer fuzzing and
 # modelling too. How long that takes is said in one place.
-FAULT_TIMES := 4
+FAULT_TIMES := 3
 test-long: $(STAMP)
 	@sed -n 's/^`make test-long` takes/This takes/p' docs/development.md
 	failed=0; \

@@ -40,6 +40,8 @@ class Cluster:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # An environment that can't be built is tried three times by default: with `pip`, 20 s.
+            "RUNTIME_ENV_RETRY_TIMES": "1",
             # For `stop` below alone: `ray start --block` drains its node when it gets SIGTERM, for
             # 30 s. `ray stop` doesn't: it sends its signals to Ray's processes themselves.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

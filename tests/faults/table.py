@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 
@@ -12,6 +14,7 @@ SEED_ENV_VAR = "RAY_JOBS_FAULT_SEED"
 #: `make test` shows that it holds, `make test-long` that it holds at rare moments too.
 TIMES_ENV_VAR = "RAY_JOBS_FAULT_TIMES"
 # Read before the tests begin, which see none of the developer's settings.
+_Test = TypeVar("_Test", bound=Callable[..., Any])
 _SEED = int(os.environ.get(SEED_ENV_VAR, "0"))
 _TIMES = int(os.environ.get(TIMES_ENV_VAR, "1"))
 UNKNOWN = "-"
@@ -117,10 +120,15 @@ def times(usual: int) -> int:
     return usual * _TIMES
 
 
-def rounds(usual: int) -> pytest.MarkDecorator:
-    """Have a test run so often, or that times what is asked for. Each time it injects the fault."""
+def rounds(usual: int = 1) -> Callable[[_Test], _Test]:
+    """Have a test run so often, or that times what is asked for. Each time it injects the fault.
+
+    Rather than one long campaign: in that, the jobs that are held to its end are more and more.
+    """
     numbers = range(times(usual))
-    return pytest.mark.parametrize("fault_round", numbers, ids=lambda each: f"round {each + 1}")
+    again = pytest.mark.parametrize("fault_round", numbers, ids=lambda each: f"round {each + 1}")
+    asked_for = pytest.mark.usefixtures("fault_round")  # or pytest misses the argument
+    return lambda test: asked_for(again(test))
 
 
 def seeded(fault: str) -> random.Random:

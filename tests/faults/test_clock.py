@@ -15,7 +15,7 @@ from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.campaign import Campaign, campaign
 from tests.faults.processes import kill_titled, start_waiting_job
-from tests.faults.table import times
+from tests.faults.table import rounds
 from tests.waiting import wait_until
 
 HOUR_S = 3600.0
@@ -75,6 +75,7 @@ def cluster(clock: WallClock) -> Iterator[Cluster]:
         yield cluster
 
 
+@rounds()
 async def test_workload(cluster: Cluster, clock: WallClock, tmp_path: Path) -> None:
     began = time.monotonic()
 
@@ -84,7 +85,7 @@ async def test_workload(cluster: Cluster, clock: WallClock, tmp_path: Path) -> N
     # None that waits for resources: its start would time out here.
     kinds = ("quick", "short", "short", "held", "stopped")
     async with campaign("clock stepped by an hour", cluster.address, tmp_path, kinds=kinds) as run:
-        await run.inject(lambda: step(run), times(8), (0.3, 1.5))
+        await run.inject(lambda: step(run), 8, (0.3, 1.5))
     longest_ms = (time.monotonic() - began) * 1000
     async with aiohttp.ClientSession() as session:
         jobs = await listed(session, cluster.address)

@@ -86,9 +86,9 @@ def start_deaf(client: JobSubmissionClient) -> str:
     return job_id
 
 
-@rounds(1)
+@rounds()
 def test_disabled_and_enabled_again(
-    request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path, fault_round: int
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path
 ) -> None:
     name = f"plugin off and on ({request.node.callspec.params['cluster']})"
     rng = seeded(name)

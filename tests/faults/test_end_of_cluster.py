@@ -143,8 +143,8 @@ async def end_once(
 
 
 @pytest.mark.parametrize("fault", ENDS)
-@rounds(1)
-async def test_end_of_cluster(tmp_path: Path, fault: str, fault_round: int) -> None:
+@rounds()
+async def test_end_of_cluster(tmp_path: Path, fault: str) -> None:
     with (
         plugin(enabled=True),
         running_cluster(DENSE, cpus=2) as cluster,

@@ -27,7 +27,7 @@ from tests.faults.faces import (
 )
 from tests.faults.processes import named, parent_of, runs, send, titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR
-from tests.faults.table import times
+from tests.faults.table import rounds
 from tests.faults.tails import Tails
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
@@ -54,7 +54,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def gateway(cluster: Cluster) -> Iterator[str]:
     with running_gateway(cluster) as url:
         yield url
@@ -66,18 +66,21 @@ def dashboard(cluster: Cluster) -> Iterator[str]:
         yield cluster.address
 
 
+@rounds()
 async def test_gateway(gateway: str, tmp_path: Path) -> None:
     async with campaign("the gateway killed", gateway, tmp_path, face_lives=False) as run:
-        await run.inject(kill_gateway, times(5), (0.1, 3.0), serving(gateway))
+        await run.inject(kill_gateway, 5, (0.1, 3.0), serving(gateway))
 
 
+@rounds()
 async def test_dashboard(cluster: Cluster, dashboard: str, tmp_path: Path) -> None:
     async with campaign("the dashboard killed", dashboard, tmp_path, face_lives=False) as run:
         # Now and then while it starts, mostly after.
         kill = functools.partial(kill_dashboard, cluster)
-        await run.inject(kill, times(2), (1.0, 7.0), serving(dashboard))
+        await run.inject(kill, 2, (1.0, 7.0), serving(dashboard))
 
 
+@rounds()
 @pytest.mark.parametrize("face", [pytest.param("gateway", marks=pytest.mark.long), "dashboard"])
 async def test_all_within_a_second(
     request: pytest.FixtureRequest, cluster: Cluster, dashboard: str, tmp_path: Path, face: str
@@ -91,7 +94,7 @@ async def test_all_within_a_second(
         face_lives=face == "gateway",
     ) as run:
         kill = functools.partial(kill_all, cluster, run, face)
-        await run.inject(kill, times(2), (1.0, 8.0), serving(dashboard))
+        await run.inject(kill, 2, (1.0, 8.0), serving(dashboard))
 
 
 async def kill_all(cluster: Cluster, run: Campaign, face: str) -> bool:
@@ -115,6 +118,7 @@ async def kill_all(cluster: Cluster, run: Campaign, face: str) -> bool:
     return True
 
 
+@rounds()
 @pytest.mark.parametrize("face", ["gateway", "dashboard"])
 async def test_tails_go_on(
     request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path, face: str
@@ -149,9 +153,9 @@ async def test_tails_go_on(
 
         try:
             if face == "gateway":
-                await run.inject(kill, times(4), (0.3, 1.5), all_tail)
+                await run.inject(kill, 4, (0.3, 1.5), all_tail)
             else:
-                await run.inject(kill, times(1), (0.5, 2.0), all_tail)
+                await run.inject(kill, 1, (0.5, 2.0), all_tail)
             await all_tail(run.injected + 1)
             go.touch()
             await tails.end(TAILS_END_S)

@@ -68,9 +68,7 @@ def ended(client: JobSubmissionClient, job_id: str) -> JobInfo:
 
 
 @rounds(2)
-def test_full_disk(
-    cluster: Cluster, client: JobSubmissionClient, tmp_path: Path, fault_round: int
-) -> None:
+def test_full_disk(cluster: Cluster, client: JobSubmissionClient, tmp_path: Path) -> None:
     rng = seeded(FAULT)
     folders = [tmp_path / name for name in ("ends", "adopted", "goes-on")]
     for each in folders:

@@ -17,7 +17,7 @@ from tests.faults.campaign import KINDS, Campaign, campaign
 from tests.faults.late_answers import LateAnswers
 from tests.faults.processes import send
 from tests.faults.redis_cluster import LastingCluster, lasting_cluster
-from tests.faults.table import times
+from tests.faults.table import rounds
 from tests.waiting import wait_until
 
 #: Ray's own patience with its GCS ends after a minute.
@@ -90,6 +90,7 @@ def slow_down(answers: LateAnswers) -> Callable[[Campaign], Awaitable[None]]:
     return fault
 
 
+@rounds()
 @pytest.mark.parametrize(
     "fault",
     [
@@ -116,7 +117,7 @@ async def test_state_is_away(cluster: LastingCluster, tmp_path: Path, fault: str
     async with campaign(
         name, cluster.address, tmp_path, kinds=kinds, submitted_within_s=within_s
     ) as run:
-        await run.inject(lambda: inject(run), times(2), (0.5, 3.0))
+        await run.inject(lambda: inject(run), 2, (0.5, 3.0))
     assert restart.gcs.lives()
     if "killed" in fault:
         with JobSubmissionClient(cluster.address) as client:

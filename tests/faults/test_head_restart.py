@@ -26,14 +26,14 @@ from tests.faults.processes import (
 )
 from tests.faults.redis_cluster import LastingCluster, lasting_cluster
 from tests.faults.supervisors import MANAGER
-from tests.faults.table import times
+from tests.faults.table import rounds
 from tests.waiting import wait_until
 
 #: Beside one in each state others come and go, so that the head dies at a random moment of theirs.
 KINDS = ("quick", "quick", "short", "anonymous", "stopped")
 RATE = 4.0
 #: Of each kind.
-RESTARTS = times(2)
+RESTARTS = 2
 PAUSE_S = (0.0, 1.0)
 GONE_WITHIN_S = 5.0
 #: Ray takes a while to see that a node is gone that was the head itself.
@@ -123,6 +123,7 @@ def mirrored(cluster: LastingCluster) -> dict[str, str]:
     return found
 
 
+@rounds()
 async def test_killed_and_started_on_the_same_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ async def test_killed_and_started_on_the_same_disk(
     assert set(records.values()) <= set(ENDS)
 
 
+@rounds()
 async def test_stopped_and_started_on_another_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:

@@ -21,11 +21,21 @@ from tests.faults.processes import kill_titled, titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR
 from tests.faults.table import Row, report, rounds, seeded, times
 from tests.faults.talking import Talker
-from tests.faults.test_worker_node_ends import LAST_SECOND_S, NODE_TIMEOUT, NOTICED_S
+from tests.faults.test_worker_node_ends import LAST_SECOND_S
 from tests.waiting import wait_until
 
-#: Shorter than the node timeout.
+#: Ten looks at a node, one each second at the slowest. Frequent ones, so that one is sure to get
+#: through between two cuts: else the second adds to what was missed in the first.
+NODE_TIMEOUT = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "10",
+}
+NOTICED_S = 10 * (0.5 + 0.5) + 5.0
+#: Shorter than the node timeout, also with what TCP waits afterwards.
 CUT_S = (1.0, 3.0)
+PLACED_S = 20.0
 #: Until lost packets are sent again: after a cut of some seconds TCP waits as long once more.
 RESUMED_S = 10.0
 BLOCK_BYTES = 1024 * 1024
@@ -55,7 +65,7 @@ def cluster(away: list[Host]) -> Iterator[Cluster]:
     env = {**NODE_TIMEOUT, **BOUND}
     with plugin(enabled=True), running_cluster(env, cpus=1, ip=HEAD_IP) as cluster:
         for number, host in enumerate(away):
-            cluster.add_node(resources={f"host{number}": 1}, inside=host.inside, ip=host.ip)
+            cluster.add_node(resources={f"host{number}": 2}, inside=host.inside, ip=host.ip)
         yield cluster
 
 
@@ -86,6 +96,10 @@ def test_host_cut_off_and_back(
         other.wait_for_news(LAST_SECOND_S)
         away[0].connect()
         resumed_s.append(job.wait_for_news(RESUMED_S))
+        # By the connection by which the GCS looks whether the node lives.
+        placed = client.submit_job(entrypoint="true", entrypoint_resources={"host0": 1})
+        info = client.wait_until_finish(placed, timeout=PLACED_S)
+        assert info.status is JobStatus.SUCCEEDED, info.message
     assert all(originals(cluster, each.job_id) for each in (job, other))
     (tmp_path / "go").touch()
     ends = succeeded(client, job, other)
@@ -128,9 +142,7 @@ def test_manager_and_supervisor_killed_while_it_streams(
 
 
 @rounds(2)
-def test_adoption(
-    client: JobSubmissionClient, away: list[Host], tmp_path: Path, fault_round: int
-) -> None:
+def test_adoption(client: JobSubmissionClient, away: list[Host], tmp_path: Path) -> None:
     """Another supervisor has to be started on the job's own node for it."""
     gate, inside = tmp_path / "gate", away[0].inside
     with Adoption(client, gate, 2, inside=inside, entrypoint_resources={"host0": 0.1}) as both:

@@ -118,9 +118,9 @@ def check_old_gateway(address: str) -> None:
     assert gateways() == [serving]
 
 
-@rounds(1)
+@rounds()
 async def test_manager_of_the_previous_version(
-    cluster: Cluster, installation: Installation, tmp_path: Path, fault_round: int
+    cluster: Cluster, installation: Installation, tmp_path: Path
 ) -> None:
     async def upgrade() -> None:
         [manager] = titled(MANAGER)

@@ -41,9 +41,9 @@ def client(request: pytest.FixtureRequest) -> Iterator[JobSubmissionClient]:
         yield client
 
 
-@rounds(1)
+@rounds()
 def test_jobs_do_not_notice(
-    request: pytest.FixtureRequest, client: JobSubmissionClient, tmp_path: Path, fault_round: int
+    request: pytest.FixtureRequest, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
     supervision = request.node.callspec.params["client"]
     name = f"the pool shrinks ({supervision})"

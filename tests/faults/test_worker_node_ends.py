@@ -14,7 +14,7 @@ from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.campaign import campaign
 from tests.faults.processes import in_session, named, send
-from tests.faults.table import times
+from tests.faults.table import rounds
 from tests.faults.talking import Talker
 from tests.waiting import wait_until
 
@@ -75,6 +75,7 @@ def end_under_a_job(cluster: Cluster, end: Callable[[int], None], pause_s: float
     return noticed_s
 
 
+@rounds()
 @pytest.mark.parametrize(
     "fault",
     [
@@ -88,4 +89,4 @@ async def test_end_of_a_worker_node(cluster: Cluster, tmp_path: Path, fault: str
         run.note(await asyncio.to_thread(end_under_a_job, cluster, ENDS[fault], pause_s))
 
     async with campaign(f"{fault} killed", cluster.address, tmp_path, kinds=KINDS, rate=2) as run:
-        await run.inject(inject, times(1), (0.0, 0.1))
+        await run.inject(inject, 1, (0.0, 0.1))

@@ -18,7 +18,7 @@ JOBS = {EACH_ITS_OWN: (2, 1), SHARED: (DENSE_JOBS, 20)}
 
 @rounds(2)
 def test_jobs_of_a_killed_supervisor(
-    client: JobSubmissionClient, supervision: str, mode: Mode, tmp_path: Path, fault_round: int
+    client: JobSubmissionClient, supervision: str, mode: Mode, tmp_path: Path
 ) -> None:
     count, stopped = JOBS[supervision]
     idle = mode.idle - 1 if supervision == SHARED else mode.idle
@@ -34,9 +34,7 @@ def test_jobs_of_a_killed_supervisor(
 
 @each_its_own
 @rounds(2)
-def test_job_whose_own_supervisor_is_killed(
-    client: JobSubmissionClient, tmp_path: Path, fault_round: int
-) -> None:
+def test_job_whose_own_supervisor_is_killed(client: JobSubmissionClient, tmp_path: Path) -> None:
     with Adoption(client, tmp_path / "gate", 2, entrypoint_num_cpus=OWN_CPUS) as both:
         both.kill_own_supervisors()
         both.check_stops(1)
@@ -46,7 +44,7 @@ def test_job_whose_own_supervisor_is_killed(
 
 @rounds(2)
 def test_jobs_that_end_while_nobody_watches(
-    client: JobSubmissionClient, supervision: str, tmp_path: Path, fault_round: int
+    client: JobSubmissionClient, supervision: str, tmp_path: Path
 ) -> None:
     """The manager is killed too, so that they aren't adopted before they have ended."""
     count, _ = JOBS[supervision]

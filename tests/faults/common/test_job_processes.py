@@ -14,7 +14,7 @@ from tests.cluster import Cluster
 from tests.faults.campaign import Campaign, campaign
 from tests.faults.common.modes import each_its_own
 from tests.faults.processes import parent_of, send
-from tests.faults.table import times
+from tests.faults.table import rounds
 from tests.faults.workload import KILLED_CODE, Stake
 
 #: The jobs that are hit come on top. Each that is held takes a supervisor: a second of CPU.
@@ -47,6 +47,7 @@ async def until_failed(run: Campaign, stake: Stake, words: str) -> None:
     assert re.search(words, info["message"]), info["message"]
 
 
+@rounds()
 async def test_keeper_killed(cluster: Cluster, tmp_path: Path) -> None:
     async def kill_keeper() -> None:
         stake, pid = await victim(run)
@@ -63,9 +64,10 @@ async def test_keeper_killed(cluster: Cluster, tmp_path: Path) -> None:
     async with campaign(
         "a keeper killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
     ) as run:
-        await run.inject(kill_keeper, times(8), PAUSE_S)
+        await run.inject(kill_keeper, 8, PAUSE_S)
 
 
+@rounds()
 async def test_shell_killed(cluster: Cluster, tmp_path: Path) -> None:
     async def kill_shell() -> None:
         stake, pid = await victim(run)
@@ -79,9 +81,10 @@ async def test_shell_killed(cluster: Cluster, tmp_path: Path) -> None:
     async with campaign(
         "the entrypoint's shell killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
     ) as run:
-        await run.inject(kill_shell, times(8), PAUSE_S)
+        await run.inject(kill_shell, 8, PAUSE_S)
 
 
+@rounds()
 @pytest.mark.parametrize("which", ["a child", "a child in a session of its own"])
 async def test_child_killed(cluster: Cluster, tmp_path: Path, which: str) -> None:
     async def kill_child() -> None:
@@ -94,9 +97,10 @@ async def test_child_killed(cluster: Cluster, tmp_path: Path, which: str) -> Non
     async with campaign(
         f"{which} killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
     ) as run:
-        await run.inject(kill_child, times(5), PAUSE_S)
+        await run.inject(kill_child, 5, PAUSE_S)
 
 
+@rounds()
 @pytest.mark.parametrize("kind", STUBBORN)
 async def test_job_that_does_not_want_to_end(cluster: Cluster, tmp_path: Path, kind: str) -> None:
     async def stop_it() -> None:
@@ -115,4 +119,4 @@ async def test_job_that_does_not_want_to_end(cluster: Cluster, tmp_path: Path, k
     async with campaign(
         f"stop: {kind}", cluster.address, tmp_path, kinds=("quick",), rate=RATE
     ) as run:
-        await run.inject(stop_it, times(4), PAUSE_S)
+        await run.inject(stop_it, 4, PAUSE_S)

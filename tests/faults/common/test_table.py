@@ -22,7 +22,7 @@ from tests.faults.supervisors import (
     idle_supervisors,
     wait_for_idle_supervisors,
 )
-from tests.faults.table import times
+from tests.faults.table import rounds
 
 
 def kill_manager(_: Campaign) -> bool:
@@ -95,6 +95,7 @@ FAULTS = [
 ]
 
 
+@rounds()
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 async def test_fault(
     cluster: Cluster, supervision: str, mode: Mode, tmp_path: Path, fault: Fault
@@ -106,10 +107,11 @@ async def test_fault(
         kinds=OWN_KINDS,
         rate=OWN_RATE,
     ) as run:
-        await run.inject(lambda: fault.inject(run), times(fault.times), fault.pause_s)
+        await run.inject(lambda: fault.inject(run), fault.times, fault.pause_s)
     wait_for_idle_supervisors(mode.idle)
 
 
+@rounds()
 async def test_supervisors_ended_in_order(
     cluster: Cluster, supervision: str, mode: Mode, tmp_path: Path
 ) -> None:
@@ -133,5 +135,5 @@ async def test_supervisors_ended_in_order(
                     hits.append(await asyncio.to_thread(killer.kill_one, kind, choice))
                 return all(hits)
 
-            await run.inject(kill_one_of_each, times(4), (0.1, 1.0), own_one_runs)
+            await run.inject(kill_one_of_each, 4, (0.1, 1.0), own_one_runs)
     wait_for_idle_supervisors(mode.idle)
