@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -26,15 +26,18 @@ from .ray_ports import cluster_trouble
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 #: How long a call waits for a manager that is being restarted, before the client gets a 503.
 CALL_TIMEOUT_S = 60.0
 RETRY_AFTER_S = 1
 #: How long a replaced manager may keep its name, and how often is looked, in seconds.
 NAME_TIMEOUT_S = 15.0
 NAME_RETRY_S = 0.05
-#: How often is looked whether a restarted manager listens. Nobody tells: its socket's file is there
-#: before. In seconds.
+#: How often is looked whether a restarted manager listens, in seconds; less and less often. Nobody
+#: tells: its socket's file is there before.
 LISTENS_RETRY_S = 0.02
+LAST_LISTENS_RETRY_S = 0.5
 #: A channel that is broken so often belongs to a manager that doesn't take this process's calls.
 CHANNEL_TRIES = 3
 
@@ -71,9 +74,7 @@ class RayManager:
         if self._handle is None:
             search = self._searches.get(create)
             if search is None or search.done():
-                search = self._searches[create] = asyncio.ensure_future(self._search(create))
-                # Everyone who waits for it may be gone when it fails.
-                search.add_done_callback(lambda done: done.cancelled() or done.exception())
+                search = self._searches[create] = unattended(self._search(create))
             try:
                 # What it does in a thread can't be cancelled, and mustn't be done twice at once.
                 await asyncio.wait_for(asyncio.shield(search), CALL_TIMEOUT_S)
@@ -126,13 +127,10 @@ class RayManager:
     async def _call(self, method: str, *args: Any) -> bytes:
         """Call the manager: through its channel, or as an actor where there is none.
 
-        A call is repeated if the manager dies under it. Each is idempotent.
+        A call is repeated if the manager dies under it. None does harm then.
         """
         try:
             return await asyncio.wait_for(self._call_somehow(method, *args), CALL_TIMEOUT_S)
-        except RayActorError as error:
-            self._handle = None  # dead for good: the next call finds or starts another
-            raise not_ready(error) from None
         except (RayError, CallFailed, asyncio.TimeoutError) as error:
             raise not_ready(error) from None
 
@@ -141,6 +139,14 @@ class RayManager:
         handle = self._handle  # another call may forget it meanwhile
         if handle is None:
             raise CallFailed("The manager has died.")
+        try:
+            return await self._call_manager(handle, method, *args)
+        except RayActorError:
+            if self._handle is handle:
+                self._handle = None  # dead for good: the next call finds or starts another
+            raise
+
+    async def _call_manager(self, handle: Any, method: str, *args: Any) -> bytes:
         for _ in range(CHANNEL_TRIES):
             try:
                 return await self._call_through_channel(handle, method, *args)
@@ -160,11 +166,15 @@ class RayManager:
     async def _open_channel(self, handle: Any) -> Channel:
         """Return the channel of a manager. Raises OSError where it doesn't listen."""
         async with self._connecting:
+            channel = self._channel
+            if channel is None or not channel.is_open:
+                channel = await connect_to_manager(work_dir(), _ray.actor_id(handle))
             if handle is not self._handle:
+                if channel is not self._channel:
+                    channel.abort()
                 raise ConnectionError("Another manager has taken its place.")
-            if self._channel is None or not self._channel.is_open:
-                self._channel = await connect_to_manager(work_dir(), _ray.actor_id(handle))
-            return self._channel
+            self._channel = channel
+            return channel
 
     async def _is_back(self, handle: Any) -> bool:
         """Wait for a manager that is being restarted. Returns whether it listens.
@@ -172,10 +182,7 @@ class RayManager:
         Raises `RayActorError` when it is dead for good.
         """
         if self._returning is None or self._returning[0] is not handle or self._returning[1].done():
-            waiting = asyncio.ensure_future(self._until_back(handle))
-            # Everyone who waits for it may be gone when it fails.
-            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._returning = handle, waiting
+            self._returning = handle, unattended(self._until_back(handle))
         return await asyncio.shield(self._returning[1])
 
     async def _until_back(self, handle: Any) -> bool:
@@ -183,17 +190,28 @@ class RayManager:
 
         Ray repeats calls of a restarted actor up to a second after that can take them.
         """
-        answered = asyncio.ensure_future(answer_of(repeated(handle.recover)))
+        began = time.monotonic()
+        answered = unattended(answer_of(repeated(handle.accepts)))
         try:
-            while not answered.done():
+            while True:
+                is_answered = answered.done()
                 with contextlib.suppress(OSError):
                     await self._open_channel(handle)
                     return True
-                await asyncio.wait((answered,), timeout=LISTENS_RETRY_S)
-            answered.result()
-            return False
+                if is_answered:
+                    answered.result()
+                    return False
+                pause_s = LISTENS_RETRY_S * (1 + time.monotonic() - began)
+                await asyncio.wait((answered,), timeout=min(pause_s, LAST_LISTENS_RETRY_S))
         finally:
             answered.cancel()
+
+
+def unattended(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Return a task that may fail when nobody waits for it any more."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 def repeated(method: Any) -> Any:

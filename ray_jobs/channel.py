@@ -1,8 +1,7 @@
 """Channels: calls of other processes of this node, over a Unix socket.
 
 An actor call costs its two processes about three milliseconds of CPU, this a tenth of that. It is
-a faster way to the same calls, nothing else: who can't connect, or loses the connection, calls the
-actor instead.
+a faster way to the same calls, nothing else: where it can't be had, the actor is called instead.
 
 A frame is its length, 4 bytes, and a list: `[number, method, arguments]` one way, `[number, is an
 answer, answer or words of an error]` back.

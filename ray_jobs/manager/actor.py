@@ -1,7 +1,7 @@
 """The JobManager actor: what the HTTP face calls.
 
-Detached and restartable, one per cluster, on the head node. Calls may be repeated by Ray when the
-actor was restarted under them, so each is idempotent.
+Detached and restartable, one per cluster, on the head node. Calls may be repeated, by their callers
+or by Ray, when the actor was restarted under them: none does harm then.
 """
 
 from __future__ import annotations
@@ -116,6 +116,10 @@ class JobManager:
         self._foreign.expect_more(START_INTEREST_S)
         live = [record for record in self._journal.records() if record.is_live]
         self._spawn(self._store.mirror.repair(live, self._journal.at_rest))
+
+    async def accepts(self) -> None:
+        """Return once submissions can be recorded, and faces be answered through a socket."""
+        await self._until_accepting()
 
     async def recover(self) -> None:
         """Take over the jobs that are there. No-op when it is done."""

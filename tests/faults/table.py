@@ -13,8 +13,8 @@ import pytest
 SEED_ENV_VAR = "RAY_JOBS_FAULT_SEED"
 #: `make test` shows that it holds, `make test-long` that it holds at rare moments too.
 TIMES_ENV_VAR = "RAY_JOBS_FAULT_TIMES"
-# Read before the tests begin, which see none of the developer's settings.
 _Test = TypeVar("_Test", bound=Callable[..., Any])
+# Read before the tests begin, which see none of the developer's settings.
 _SEED = int(os.environ.get(SEED_ENV_VAR, "0"))
 _TIMES = int(os.environ.get(TIMES_ENV_VAR, "1"))
 UNKNOWN = "-"

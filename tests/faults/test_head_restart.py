@@ -131,7 +131,7 @@ async def test_killed_and_started_on_the_same_disk(
 
     def restart() -> None:
         folder = next(folders)
-        resource = f"later_{folder.name}"
+        resource = f"later_{tmp_path.name}_{folder.name}"
         jobs = Jobs(client, folder, resource)
         # It ends while nobody is there to record it: its keeper has written down how.
         unseen, shell = start_waiting_job(client, folder / "unseen")
@@ -164,7 +164,7 @@ async def test_stopped_and_started_on_another_disk(
 
     def restart() -> None:
         folder = next(folders)
-        resource = f"much_later_{folder.name}"
+        resource = f"later_{tmp_path.name}_{folder.name}"
         jobs = Jobs(client, folder, resource)
         time.sleep(run.rng.uniform(*PAUSE_S))
         cluster.terminate()

@@ -19,6 +19,7 @@ from ray_jobs.manager.face_channel import serve_faces, socket_name
 from tests.unit.manager.memory_kv import MemoryKv
 
 ACTOR_ID = "a"
+PATIENCE_S = 10.0
 
 
 class Method:
@@ -45,13 +46,13 @@ class Manager:
     def __init__(self) -> None:
         self.returned = asyncio.Event()
         self.is_dead = False
-        self.recover = Method(self._recover)
+        self.accepts = Method(self._accepts)
         self.stop = Method(self._stop)
 
     def __str__(self) -> str:
         return ACTOR_ID
 
-    async def _recover(self) -> bytes:
+    async def _accepts(self) -> bytes:
         await self.returned.wait()
         if self.is_dead:
             raise ActorDiedError()
@@ -77,9 +78,14 @@ class Server:
         self.calls.append(submission_id)
         return b"by the channel"
 
-    async def close(self) -> None:
+    def close(self) -> None:
         if self._server is not None:
             self._server.close()
+
+
+async def waited_for(manager: Manager) -> None:
+    """Return once somebody waits for a manager."""
+    await asyncio.wait_for(manager.accepts.called.wait(), PATIENCE_S)
 
 
 @pytest.fixture
@@ -104,45 +110,76 @@ async def test_its_channel_is_used_as_soon_as_it_listens(
     # What one that was killed leaves.
     listen(str(tmp_path), socket_name(ACTOR_ID), 1).close()
     calls = [asyncio.ensure_future(link.stop(f"job-{number}")) for number in range(3)]
-    await manager.recover.called.wait()
+    await waited_for(manager)
     server = Server(tmp_path)
     await server.start()
     try:
         assert await asyncio.gather(*calls) == [b"by the channel"] * 3
         assert await link.stop("later") == b"by the channel"
     finally:
-        await server.close()
+        server.close()
     assert sorted(server.calls) == ["job-0", "job-1", "job-2", "later"]
-    assert (manager.recover.calls, manager.stop.calls) == (1, 0)
+    assert (manager.accepts.calls, manager.stop.calls) == (1, 0)
 
 
 async def test_one_that_has_no_channel_is_called_as_an_actor(
     manager: Manager, link: RayManager
 ) -> None:
     call = asyncio.ensure_future(link.stop("job"))
-    await manager.recover.called.wait()
+    await waited_for(manager)
     manager.returned.set()
     assert await call == b"as an actor"
-    assert (manager.recover.calls, manager.stop.calls) == (1, 1)
+    assert (manager.accepts.calls, manager.stop.calls) == (1, 1)
 
 
-async def test_one_that_is_dead_for_good(manager: Manager, link: RayManager) -> None:
+async def test_one_that_is_dead_for_good(
+    manager: Manager, link: RayManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call = asyncio.ensure_future(link.stop("job"))
-    await manager.recover.called.wait()
+    await waited_for(manager)
     manager.is_dead = True
     manager.returned.set()
     with pytest.raises(ServerNotReady):
         await call
-    # Nothing of it is kept: the next call looks for another.
-    manager.is_dead = False
+    another = Manager()
+    another.returned.set()
+    monkeypatch.setattr(manager_link, "start_manager", lambda: another)
+    monkeypatch.setattr(manager_link, "find_manager", lambda: None)
     assert await link.stop("job") == b"as an actor"
+    assert another.stop.calls == 1
+
+
+async def test_a_call_under_way_is_repeated_by_the_next_channel(
+    manager: Manager, link: RayManager, tmp_path: Path
+) -> None:
+    died = asyncio.Event()
+
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)  # the call has come
+        writer.close()
+        first.close()
+        died.set()
+
+    listener = listen(os.fspath(tmp_path), socket_name(ACTOR_ID), 8)
+    first = await asyncio.start_unix_server(die, sock=listener)
+    call = asyncio.ensure_future(link.stop("job"))
+    await asyncio.wait_for(died.wait(), PATIENCE_S)
+    await waited_for(manager)
+    server = Server(tmp_path)
+    await server.start()
+    try:
+        assert await call == b"by the channel"
+    finally:
+        server.close()
+    assert server.calls == ["job"]
+    assert manager.stop.calls == 0
 
 
 async def test_a_call_that_is_given_up_leaves_the_others_waiting(
     manager: Manager, link: RayManager
 ) -> None:
     calls = [asyncio.ensure_future(link.stop(f"job-{number}")) for number in range(2)]
-    await manager.recover.called.wait()
+    await waited_for(manager)
     calls[0].cancel()
     await asyncio.wait(calls[:1])
     assert calls[0].cancelled()
