@@ -32,8 +32,9 @@ from tests.waiting import wait_until
 #: Beside one in each state others come and go, so that the head dies at a random moment of theirs.
 KINDS = ("quick", "quick", "short", "anonymous", "stopped")
 RATE = 4.0
-#: Of each kind.
+#: In one round. Each takes some 20 s.
 RESTARTS = 2
+RESTARTS_WITHOUT_DISK = 1
 PAUSE_S = (0.0, 1.0)
 GONE_WITHIN_S = 5.0
 #: Ray takes a while to see that a node is gone that was the head itself.
@@ -127,7 +128,7 @@ def mirrored(cluster: LastingCluster) -> dict[str, str]:
 async def test_killed_and_started_on_the_same_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
-    folders = iter(new_folders(tmp_path))
+    folders = iter(new_folders(tmp_path, RESTARTS))
 
     def restart() -> None:
         folder = next(folders)
@@ -160,7 +161,7 @@ async def test_killed_and_started_on_the_same_disk(
 async def test_stopped_and_started_on_another_disk(
     cluster: LastingCluster, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
-    folders = iter(new_folders(tmp_path))
+    folders = iter(new_folders(tmp_path, RESTARTS_WITHOUT_DISK))
 
     def restart() -> None:
         folder = next(folders)
@@ -177,12 +178,12 @@ async def test_stopped_and_started_on_another_disk(
                 client.get_job_logs(submission_id)
 
     async with head_campaign("head stopped, back without its disk", cluster, tmp_path) as run:
-        await run.inject(lambda: asyncio.to_thread(restart), RESTARTS, (0.0, 0.0))
+        await run.inject(lambda: asyncio.to_thread(restart), RESTARTS_WITHOUT_DISK, (0.0, 0.0))
 
 
-def new_folders(folder: Path) -> list[Path]:
+def new_folders(folder: Path, count: int) -> list[Path]:
     """Return a folder for each time that the head is restarted."""
-    found = [folder / str(number) for number in range(RESTARTS)]
+    found = [folder / str(number) for number in range(count)]
     for each in found:
         (each / "unseen").mkdir(parents=True)
     return found
