@@ -149,19 +149,16 @@ class RayManager:
     async def _call_manager(self, handle: Any, method: str, *args: Any) -> bytes:
         for _ in range(CHANNEL_TRIES):
             try:
-                return await self._call_through_channel(handle, method, *args)
+                channel = await self._open_channel(handle)
+                answer: bytes = await channel.call(method, *args)
+                return answer
             except OSError as error:
                 logger.info("The manager doesn't listen: %s", error)
             if not await self._is_back(handle):
                 break
         logger.info("The manager is called as an actor.")
-        answer: bytes = await repeated(getattr(handle, method)).remote(*args)
-        return answer
-
-    async def _call_through_channel(self, handle: Any, method: str, *args: Any) -> bytes:
-        channel = await self._open_channel(handle)
-        answer: bytes = await channel.call(method, *args)
-        return answer
+        found: bytes = await call_as_actor(handle, method, *args)
+        return found
 
     async def _open_channel(self, handle: Any) -> Channel:
         """Return the channel of a manager. Raises OSError where it doesn't listen."""
@@ -191,7 +188,7 @@ class RayManager:
         Ray repeats calls of a restarted actor up to a second after that can take them.
         """
         began = time.monotonic()
-        answered = unattended(answer_of(repeated(handle.accepts)))
+        answered = unattended(call_as_actor(handle, "accepts"))
         try:
             while True:
                 is_answered = answered.done()
@@ -214,13 +211,9 @@ def unattended(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
-def repeated(method: Any) -> Any:
-    """Return an actor's method that Ray calls again whenever the actor was restarted under it."""
-    return method.options(max_task_retries=-1)
-
-
-async def answer_of(method: Any) -> Any:
-    return await method.remote()
+async def call_as_actor(handle: Any, method: str, *args: Any) -> Any:
+    """Return an actor's answer. Ray calls again whenever the actor was restarted under the call."""
+    return await getattr(handle, method).options(max_task_retries=-1).remote(*args)
 
 
 def find_manager() -> Any | None:

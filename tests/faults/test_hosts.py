@@ -21,18 +21,9 @@ from tests.faults.processes import kill_titled, titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR
 from tests.faults.table import Row, report, rounds, seeded, times
 from tests.faults.talking import Talker
-from tests.faults.test_worker_node_ends import LAST_SECOND_S
+from tests.faults.test_worker_node_ends import LAST_SECOND_S, NODE_TIMEOUT, NOTICED_S
 from tests.waiting import wait_until
 
-#: Ten looks at a node, one each second at the slowest. Frequent ones, so that one is sure to get
-#: through between two cuts: else the second adds to what was missed in the first.
-NODE_TIMEOUT = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "500",
-    "RAY_health_check_failure_threshold": "10",
-}
-NOTICED_S = 10 * (0.5 + 0.5) + 5.0
 #: Shorter than the node timeout, also with what TCP waits afterwards.
 CUT_S = (1.0, 3.0)
 PLACED_S = 20.0

@@ -18,15 +18,17 @@ from tests.faults.table import rounds
 from tests.faults.talking import Talker
 from tests.waiting import wait_until
 
-#: How soon the GCS declares a node dead whose raylet is silent: five looks, one a second.
+#: How soon the GCS declares a node dead whose raylet is silent: ten looks, one a second at the
+#: slowest. Frequent ones, so that one is sure to get through between two cuts of a host: else the
+#: second adds to what was missed in the first.
 NODE_TIMEOUT = {
     "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "5",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "10",
 }
-#: Five looks, each as long as its timeout and the pause before it, and the way to the record.
-NOTICED_S = 5 * (1 + 1) + 5.0
+#: Ten looks, each as long as its timeout and the pause before it, and the way to the record.
+NOTICED_S = 10 * (0.5 + 0.5) + 5.0
 LAST_SECOND_S = 1.0
 GONE_S = 5.0
 #: On the head, meanwhile.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +159,7 @@ async def test_a_call_under_way_is_repeated_by_the_next_channel(
         first.close()
         died.set()
 
-    listener = listen(os.fspath(tmp_path), socket_name(ACTOR_ID), 8)
+    listener = listen(str(tmp_path), socket_name(ACTOR_ID), 8)
     first = await asyncio.start_unix_server(die, sock=listener)
     call = asyncio.ensure_future(link.stop("job"))
     await asyncio.wait_for(died.wait(), PATIENCE_S)
@@ -198,7 +197,7 @@ async def test_one_that_takes_no_calls_of_this_user(
         hung_up += 1
         writer.close()
 
-    listener = listen(os.fspath(tmp_path), socket_name(ACTOR_ID), 8)
+    listener = listen(str(tmp_path), socket_name(ACTOR_ID), 8)
     server = await asyncio.start_unix_server(hang_up, sock=listener)
     try:
         assert await link.stop("job") == b"as an actor"
