@@ -332,11 +332,14 @@ class Keeper:
         self.pass_stop_on()
 
     def pass_stop_on(self) -> None:
-        """Send the stop signal to all below who haven't had it."""
-        new = self.descendants() - self.signalled
-        self.signalled |= new
-        for process in new:
-            send_signal(process, self.stop_signal)
+        """Send the stop signal to all below who haven't had it.
 
-    def descendants(self) -> set[Process]:
+        Parents first: a shell whose child died before would say so, and begin the next command.
+        """
+        for process in self.descendants():
+            if process not in self.signalled:
+                self.signalled.add(process)
+                send_signal(process, self.stop_signal)
+
+    def descendants(self) -> list[Process]:
         return below([os.getpid()])

@@ -105,13 +105,13 @@ def children_by_parent() -> dict[int, list[int]]:
     return table
 
 
-def below(roots: Iterable[int], without: Iterable[int] = ()) -> set[Process]:
-    """Return every process below some pids.
+def below(roots: Iterable[int], without: Iterable[int] = ()) -> list[Process]:
+    """Return every process below some pids, parents before their children.
 
     Args:
         without: Pids that are left out, with what is below them.
     """
-    found: set[Process] = set()
+    found: list[Process] = []
     pending = list(roots)
     family = set(pending)
     left_out = set(without)
@@ -129,7 +129,7 @@ def below(roots: Iterable[int], without: Iterable[int] = ()) -> set[Process]:
             # It may be gone, and its pid another's.
             if stat is not None and int(stat[PARENT]) in family:
                 family.add(child)
-                found.add((child, int(stat[START])))
+                found.append((child, int(stat[START])))
                 pending.append(child)
     return found
 
@@ -161,7 +161,7 @@ def send_signal(process: Process, signum: int) -> bool:
     return True
 
 
-def kill_all(find: Callable[[], set[Process]]) -> tuple[set[Process], set[int]]:
+def kill_all(find: Callable[[], Iterable[Process]]) -> tuple[set[Process], set[int]]:
     """Kill all that `find` finds.
 
     Stopped first, until a look finds nothing new: what forks for ever would outrun the killing.
@@ -170,7 +170,7 @@ def kill_all(find: Callable[[], set[Process]]) -> tuple[set[Process], set[int]]:
     """
     found: set[Process] = set()
     for _ in range(MAX_STOP_ROUNDS):
-        new = find() - found
+        new = set(find()) - found
         if not new:
             break
         for process in new:

@@ -116,7 +116,7 @@ class Zygote:
 
     # --- orphans ----------------------------------------------------------------------------------
 
-    def orphans(self) -> set[Process]:
+    def orphans(self) -> list[Process]:
         """Return what dead keepers have left, with all that is below."""
         return below([os.getpid()], without=self.keepers | self.out_of_reach)
 

@@ -86,7 +86,7 @@ def kill_found(
             if (session and int(stat[SESSION]) == session and not in_use_again)
             or is_marked(pid, marker)
         }
-        return found | below([pid for pid, _ in found])
+        return found.union(below([pid for pid, _ in found]))
 
     found, _ = kill_all(find)
     for process in found:

@@ -91,6 +91,17 @@ def test_one_attempt_is_started_once(node: Node) -> None:
     assert node.log.read_text() == "once\n"
 
 
+def test_a_shell_has_the_stop_signal_before_its_children(node: Node) -> None:
+    many = "sleep 60 & " * 30  # so that it takes a moment to signal all
+    for _ in range(5):
+        node.log.unlink(missing_ok=True)
+        keeper_client, _ = node.spawn(f"{many} echo ready; sleep 60; echo next")
+        wait_for_line(node.log, "ready")
+        keeper_client.send(**STOP)
+        keeper_client.read()
+        assert node.log.read_text() == "ready\n"
+
+
 def test_stop_by_signal(node: Node) -> None:
     keeper_client, _ = node.spawn("trap 'echo bye; exit 0' TERM; echo ready; sleep 60 & wait")
     wait_for_line(node.log, "ready")
