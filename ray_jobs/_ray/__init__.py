@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.runtime_env import RuntimeEnv
 
+from ray_jobs._ray.actor_table import unborn_actors as unborn_actors
 from ray_jobs._ray.env_agent import RuntimeEnvAgent as RuntimeEnvAgent
 from ray_jobs._ray.env_agent import auth_headers as auth_headers
 from ray_jobs._ray.gcs import Kv as Kv

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ray.exceptions import ActorDiedError, RayError
 
+from ray_jobs import _ray
 from ray_jobs.channel import Channel
 from ray_jobs.keeper.sockets import short_path
 from ray_jobs.kv import Superseded
@@ -131,6 +132,12 @@ class Found(NamedTuple):
     is_current: bool  #: Of this version. One of another is given no further job.
 
 
+class Unborn(NamedTuple):
+    """A supervisor of the pool that an earlier manager had begun to start. It has no job."""
+
+    actor: Any
+
+
 class PooledSupervisors:
     """Makes supervisors for the pool (see `pool.Maker`), and finds those of an earlier manager."""
 
@@ -139,7 +146,10 @@ class PooledSupervisors:
         self._epoch = epoch
 
     async def make(self) -> Supervisor:
-        actor = await self._supervisors.create_pooled()
+        return await self.welcome(await self._supervisors.create_pooled())
+
+    async def welcome(self, actor: Any) -> Supervisor:
+        """Return a supervisor that is being started, once it lives and obeys this manager."""
         try:
             await patiently(functools.partial(Supervisor(actor).call, "describe", self._epoch))
             return await self._connected(actor)
@@ -171,21 +181,30 @@ class PooledSupervisors:
         except RayError as error:
             logger.info("A supervisor of the pool is gone: %s", error)
 
-    async def find(self, names: Sequence[str], live: list[str]) -> list[Found]:
-        """Return the supervisors of an earlier manager that live; they obey this one then.
+    async def find(self, names: Sequence[str], live: list[str]) -> list[Found | Unborn]:
+        """Return the supervisors of an earlier manager, those that live and those that will.
+
+        The former obey this manager then. Nobody waits for the latter, which may take seconds.
 
         Args:
             live: The attempts that have been recorded as running.
 
         Raises what keeps it from finding all; nothing is left of the search then.
         """
+        unborn = await self._supervisors.unborn() if names else set()
 
-        async def find(name: str) -> Found | None:
+        async def find(name: str) -> Found | Unborn | None:
             actor = await self._supervisors.find_pooled(name)
             if actor is None:
                 return None
+            is_current = name.startswith(CURRENT_PREFIX)
+            if _ray.actor_id(actor) in unborn:
+                if is_current:
+                    return Unborn(actor)
+                await self._supervisors.end(actor)
+                return None
             try:
-                introduced = self._introduce(actor, live, name.startswith(CURRENT_PREFIX))
+                introduced = self._introduce(actor, live, is_current)
                 return await asyncio.wait_for(introduced, TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
                 return None
@@ -198,11 +217,12 @@ class PooledSupervisors:
                 return None
 
         answers = await asyncio.gather(*(find(name) for name in names), return_exceptions=True)
-        found = [each for each in answers if isinstance(each, Found)]
+        found = [each for each in answers if isinstance(each, (Found, Unborn))]
         for answer in answers:
             if isinstance(answer, BaseException):
                 for each in found:
-                    each.supervisor.hang_up()
+                    if isinstance(each, Found):
+                        each.supervisor.hang_up()
                 raise answer
         return found
 

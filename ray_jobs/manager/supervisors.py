@@ -19,7 +19,7 @@ from ray_jobs import _ray, supervisor
 from ray_jobs.claims import VERSION
 from ray_jobs.keeper import zygote_source
 from ray_jobs.log_files import log_name
-from ray_jobs.manager.calls import in_thread
+from ray_jobs.manager.calls import in_thread, patiently
 from ray_jobs.manager.environments import Built
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed, secret_values
@@ -176,6 +176,11 @@ class Supervisors:
             return await in_thread(ray.get_actor, name, namespace=namespace)
         except ValueError:
             return None
+
+    async def unborn(self) -> set[str]:
+        """Return the ids of actors that haven't come to life yet, so none of them has a job."""
+        found: set[str] = await patiently(_ray.unborn_actors)
+        return found
 
     async def end(self, handle: Any) -> None:
         """End a supervisor. What its keeper runs isn't touched by that."""

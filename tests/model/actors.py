@@ -196,6 +196,10 @@ class Handle:
         return _Method(self.actor, name)
 
 
+def actor_id(handle: Handle) -> str:
+    return handle.actor.process.name
+
+
 class _Method:
     def __init__(self, actor: Actor, name: str) -> None:
         self._actor = actor
@@ -271,6 +275,16 @@ class Supervisors:
     def list_named_actors(self, all_namespaces: bool) -> list[dict[str, str]]:
         with self._asking_gcs():
             return [{"namespace": space, "name": name} for space, name in self._named]
+
+    async def unborn_actors(self) -> set[str]:
+        with self._asking_gcs():
+            found = {
+                actor_id(handle)
+                for handle in self._named.values()
+                if handle.actor.process.is_alive and handle.actor.instance is None
+            }
+        await asyncio.sleep(self._gcs_weather.way_s())
+        return found
 
     # --- inside ---------------------------------------------------------------------------------
 

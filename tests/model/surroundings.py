@@ -27,6 +27,7 @@ from ray_jobs.manager import (
 )
 from ray_jobs.supervisor import actor as supervisor_actor
 from ray_jobs.supervisor.node import tells_end
+from tests.model.actors import actor_id
 from tests.model.loop import EPOCH_S, PROCESS
 from tests.model.node import Growth, Node
 
@@ -131,6 +132,8 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
     collector = {"gc": types.SimpleNamespace(disable=int, enable=int, freeze=int)}
     cluster = {
         "Kv": lambda: world.kv,
+        "actor_id": actor_id,
+        "unborn_actors": world.supervisors.unborn_actors,
         "logs_dir": lambda: LOGS_DIR,
         "node_lives": lambda node_id: any(
             each.id == node_id and each.is_alive for each in world.supervisors.nodes
