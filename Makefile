@@ -7,9 +7,10 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-long unit lint bench clean
 
+# Not compiled: most modules of what is installed are never imported.
 $(STAMP): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[server,test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[server,test]"
 	touch $@
 
 demo: $(STAMP)
@@ -35,7 +36,8 @@ test-long: $(STAMP)
 	failed=0; \
 	RAY_JOBS_FAULT_TIMES=$(FAULT_TIMES) $(BIN)/pytest -m "long or not long" tests/faults \
 	    tests/clusters/test_retention.py || failed=1; \
-	$(BIN)/pytest -m long --ignore=tests/faults || failed=1; \
+	$(BIN)/pytest -m long --ignore=tests/faults \
+	    --ignore=tests/clusters/test_retention.py || failed=1; \
 	exit $$failed
 
 bench: $(STAMP)

@@ -216,6 +216,7 @@ def test_by_age(retained: Retained) -> None:
     assert list(retained.cluster.logs_dir.rglob("job-driver-large-*")) == []
 
 
+@pytest.mark.long
 def test_archive_on_another_machine(tmp_path: Path) -> None:
     """An FTP server, which shows files while they are sent, and breaks connections when it dies."""
     with FtpServer(tmp_path / "remote") as server, plugin(enabled=True):

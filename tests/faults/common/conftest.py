@@ -12,6 +12,15 @@ from tests.faults.common.modes import MODES, Mode
 from tests.faults.supervisors import wait_for_idle_supervisors
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long_if_shared") is not None:
+            assert isinstance(item, pytest.Function)
+            if item.callspec.params["cluster"] == "shared":
+                item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="package", params=list(MODES))
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     mode = MODES[request.param]

@@ -76,6 +76,8 @@ class Fault(NamedTuple):
     inject: Callable[[Campaign], Awaitable[bool] | bool]
     times: int
     pause_s: tuple[float, float]
+    #: It does the same however many jobs a supervisor has.
+    is_long_if_shared: bool = False
 
 
 #: Some have a supervisor of their own, which connects to the zygote anew.
@@ -89,14 +91,22 @@ FAULTS = [
     Fault("manager killed", kill_manager, 6, (0.2, 4.0)),
     Fault("a supervisor killed, busy and idle in turn", kill_one_supervisor, 10, (0.1, 1.5)),
     Fault("all supervisors killed", kill_supervisors, 4, (0.5, 4.0)),
-    Fault("SIGTERM to a supervisor, in turn", terminate_one_supervisor, 6, (0.1, 1.5)),
-    Fault("the zygote killed", kill_zygotes, 12, (0.1, 0.7)),
+    Fault("SIGTERM to a supervisor, in turn", terminate_one_supervisor, 6, (0.1, 1.5), True),
+    Fault("the zygote killed", kill_zygotes, 12, (0.1, 0.7), True),
     Fault("manager and all supervisors killed", kill_both, 4, (0.5, 6.0)),
 ]
 
 
 @rounds()
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(
+            each, id=each.name, marks=[pytest.mark.long_if_shared] * each.is_long_if_shared
+        )
+        for each in FAULTS
+    ],
+)
 async def test_fault(
     cluster: Cluster, supervision: str, mode: Mode, tmp_path: Path, fault: Fault
 ) -> None:
@@ -111,6 +121,7 @@ async def test_fault(
     wait_for_idle_supervisors(mode.idle)
 
 
+@pytest.mark.long_if_shared
 @rounds()
 async def test_supervisors_ended_in_order(
     cluster: Cluster, supervision: str, mode: Mode, tmp_path: Path
