@@ -7,10 +7,9 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-long unit lint bench clean
 
-# Not compiled: most modules of what is installed are never imported.
 $(STAMP): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e ".[server,test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[server,test]"
 	touch $@
 
 demo: $(STAMP)

@@ -42,7 +42,7 @@ from ray_jobs.manager.pool import Member, Pool, PoolSettings
 from ray_jobs.manager.recovery import end_leftovers, until_done, without_collector
 from ray_jobs.manager.retention import ARCHIVE_FOLDER, Retention
 from ray_jobs.manager.runner import Runner
-from ray_jobs.manager.seats import Found, PooledSupervisors, Unborn
+from ray_jobs.manager.seats import Found, PooledSupervisors
 from ray_jobs.manager.supervisors import Supervisors
 from ray_jobs.manager.times import submitted_now
 from ray_jobs.models import JobStatus, SubmitRequest
@@ -186,7 +186,7 @@ class JobManager:
                 [each for each in live if each.status is JobStatus.PENDING]
             )
             running = [each.attempt for each in live if each.status is JobStatus.RUNNING]
-            maker = PooledSupervisors(supervisors, self._journal.epoch)
+            maker = PooledSupervisors(supervisors, self._journal.epoch, self._journal.give_way)
             found = await maker.find(pooled, running)
             # The last step, without an await: one that is tried again starts from nothing.
             self._lead_on(records, supervisors, maker, found)
@@ -196,18 +196,15 @@ class JobManager:
         records: list[JobRecord],
         supervisors: Supervisors,
         maker: PooledSupervisors,
-        found: list[Found | Unborn],
+        found: list[Found],
     ) -> None:
         environments = Environments(_ray.RuntimeEnvAgent(), streams_log=_ray.stream_env_setup_log())
         pool = Pool(maker, PoolSettings.of(os.environ, _ray.node_memory_bytes()))
         members: dict[str, Member] = {}
-        for each in found:
-            if isinstance(each, Unborn):
-                pool.expect(maker.welcome(each.actor))
-                continue
+        for supervisor, attempts, is_current in found:
             # Two have the same one where a manager that was replaced had it adopted as well.
-            others = [attempt for attempt in each.attempts if attempt not in members]
-            member = pool.join(each.supervisor, len(others), retires=not each.is_current)
+            others = [each for each in attempts if each not in members]
+            member = pool.join(supervisor, len(others), retires=not is_current)
             members.update(dict.fromkeys(others, member))
         pool.fill()
         self._journal.seed(records)

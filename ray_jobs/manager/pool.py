@@ -154,11 +154,6 @@ class Pool:
         self._look_after(0)
         return member
 
-    def expect(self, coming: Coroutine[Any, Any, Any]) -> None:
-        """Take in a supervisor that is being started already, once that returns its handle."""
-        self._starting += 1
-        self.spawn(self._take_in(coming))
-
     def fill(self) -> None:
         """Have the supervisors started that are to be kept warm."""
         self._look_after(0)
@@ -279,7 +274,8 @@ class Pool:
         self._look = None
         missing = self._missing()
         for _ in range(missing):
-            self.expect(self._maker.make())
+            self._starting += 1
+            self.spawn(self._start())
         if self._waiting:
             if not self._is_full:  # if it is, an end is what they wait for
                 self._look_after(GROWTH_DELAY_S)
@@ -328,9 +324,9 @@ class Pool:
             self._members.remove(member)
             self.spawn(self._maker.end(member.handle))
 
-    async def _take_in(self, coming: Coroutine[Any, Any, Any]) -> None:
+    async def _start(self) -> None:
         try:
-            handle = await coming
+            handle = await self._maker.make()
         except Exception:
             logger.exception("A supervisor can't be started; again in %.1f s.", self._retry_s)
             await asyncio.sleep(self._retry_s)

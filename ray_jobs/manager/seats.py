@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ray.exceptions import ActorDiedError, RayError
@@ -132,27 +132,27 @@ class Found(NamedTuple):
     is_current: bool  #: Of this version. One of another is given no further job.
 
 
-class Unborn(NamedTuple):
-    """A supervisor of the pool that an earlier manager had begun to start. It has no job."""
-
-    actor: Any
-
-
 class PooledSupervisors:
-    """Makes supervisors for the pool (see `pool.Maker`), and finds those of an earlier manager."""
+    """Makes supervisors for the pool (see `pool.Maker`), and finds those of an earlier manager.
 
-    def __init__(self, supervisors: Supervisors, epoch: int) -> None:
+    `on_superseded` is called when a new one obeys a later manager already.
+    """
+
+    def __init__(
+        self, supervisors: Supervisors, epoch: int, on_superseded: Callable[[], None]
+    ) -> None:
         self._supervisors = supervisors
         self._epoch = epoch
+        self._on_superseded = on_superseded
 
     async def make(self) -> Supervisor:
-        return await self.welcome(await self._supervisors.create_pooled())
-
-    async def welcome(self, actor: Any) -> Supervisor:
-        """Return a supervisor that is being started, once it lives and obeys this manager."""
+        actor = await self._supervisors.create_pooled()
         try:
             await patiently(functools.partial(Supervisor(actor).call, "describe", self._epoch))
             return await self._connected(actor)
+        except Superseded:  # it is the later one's now
+            self._on_superseded()
+            raise
         except BaseException:
             await self._supervisors.end(actor)
             raise
@@ -181,10 +181,10 @@ class PooledSupervisors:
         except RayError as error:
             logger.info("A supervisor of the pool is gone: %s", error)
 
-    async def find(self, names: Sequence[str], live: list[str]) -> list[Found | Unborn]:
-        """Return the supervisors of an earlier manager, those that live and those that will.
+    async def find(self, names: Sequence[str], live: list[str]) -> list[Found]:
+        """Return the supervisors of an earlier manager that live; they obey this one then.
 
-        The former obey this manager then. Nobody waits for the latter, which may take seconds.
+        Those that haven't come to life are ended: nobody knows when they would, or whether.
 
         Args:
             live: The attempts that have been recorded as running.
@@ -193,18 +193,15 @@ class PooledSupervisors:
         """
         unborn = await self._supervisors.unborn() if names else set()
 
-        async def find(name: str) -> Found | Unborn | None:
+        async def find(name: str) -> Found | None:
             actor = await self._supervisors.find_pooled(name)
             if actor is None:
                 return None
-            is_current = name.startswith(CURRENT_PREFIX)
             if _ray.actor_id(actor) in unborn:
-                if is_current:
-                    return Unborn(actor)
                 await self._supervisors.end(actor)
                 return None
             try:
-                introduced = self._introduce(actor, live, is_current)
+                introduced = self._introduce(actor, live, name.startswith(CURRENT_PREFIX))
                 return await asyncio.wait_for(introduced, TAKE_OVER_TIMEOUT_S)
             except ActorDiedError:
                 return None
@@ -217,12 +214,11 @@ class PooledSupervisors:
                 return None
 
         answers = await asyncio.gather(*(find(name) for name in names), return_exceptions=True)
-        found = [each for each in answers if isinstance(each, (Found, Unborn))]
+        found = [each for each in answers if isinstance(each, Found)]
         for answer in answers:
             if isinstance(answer, BaseException):
                 for each in found:
-                    if isinstance(each, Found):
-                        each.supervisor.hang_up()
+                    each.supervisor.hang_up()
                 raise answer
         return found
 

@@ -178,7 +178,7 @@ class Supervisors:
             return None
 
     async def unborn(self) -> set[str]:
-        """Return the ids of actors that haven't come to life yet, so none of them has a job."""
+        """Return the ids of actors that haven't come to life: none of them has a job."""
         found: set[str] = await patiently(_ray.unborn_actors)
         return found
 

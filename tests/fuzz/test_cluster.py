@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import stat
 import time
@@ -15,9 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, settings
-from ray_jobs.dashboard_module.routes.openapi import document
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
@@ -26,7 +23,7 @@ from tests.archives import MIB, inflating_zip, zip_of, zip_of_size
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.clusters.conftest import no_settings_of_the_developer
 from tests.fuzz.tails import begin_many
-from tests.fuzz.test_schema import only_known_server_errors
+from tests.fuzz.test_schema import only_known_server_errors, our_schema
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
@@ -42,7 +39,7 @@ COSTLY = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory")
 COSTLY_TOO = ("entrypoint_resources", "entrypoint_label_selector")
 CHEAP_FIELDS = ("env_vars", "config", "excludes")
 
-schema = schemathesis.openapi.from_dict(json.loads(document()))
+schema = our_schema()
 
 
 @pytest.fixture(scope="module")

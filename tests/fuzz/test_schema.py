@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from ray_jobs.dashboard_module.routes.openapi import document
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from tests.fuzz.server import DONE, DRIVER, PENDING, RUNNING, Server
 
@@ -26,7 +27,17 @@ REQUEST_TIMEOUT_S = 30.0
 TOO_LONG = "Got more than 8190 bytes"
 
 
-schema = schemathesis.openapi.from_dict(json.loads(document()))
+def our_schema() -> OpenApiSchema:
+    """Return what schemathesis makes of our document, but for one pattern.
+
+    Beside so large a `maxLength` that takes it 20 s of CPU, before the first test.
+    """
+    found = json.loads(document())
+    del found["components"]["schemas"]["SubmitRequest"]["properties"]["entrypoint"]["pattern"]
+    return schemathesis.openapi.from_dict(found)
+
+
+schema = our_schema()
 
 
 def steer(case: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.common.modes import MODES, Mode
+from tests.faults.common.modes import MODES, SHARED, Mode
 from tests.faults.supervisors import wait_for_idle_supervisors
 
 
@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long_if_shared") is not None:
             assert isinstance(item, pytest.Function)
-            if item.callspec.params["cluster"] == "shared":
+            if item.callspec.params["cluster"] == SHARED:
                 item.add_marker(pytest.mark.long)
 
 

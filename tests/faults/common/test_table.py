@@ -76,8 +76,7 @@ class Fault(NamedTuple):
     inject: Callable[[Campaign], Awaitable[bool] | bool]
     times: int
     pause_s: tuple[float, float]
-    #: It does the same however many jobs a supervisor has.
-    is_long_if_shared: bool = False
+    marks: tuple[pytest.MarkDecorator, ...] = ()
 
 
 #: Some have a supervisor of their own, which connects to the zygote anew.
@@ -85,14 +84,18 @@ OWN_KINDS = (*KINDS, "own", "placed")
 #: Such a supervisor costs half a second of CPU, and so do those that are started anew: the machine
 #: has two cores, and nothing is learnt from jobs that wait for them.
 OWN_RATE = 2.5
+#: It does the same however many jobs a supervisor has.
+SAME_IF_SHARED = (pytest.mark.long_if_shared,)
 
 FAULTS = [
     # Now and then before it is back, mostly after.
     Fault("manager killed", kill_manager, 6, (0.2, 4.0)),
     Fault("a supervisor killed, busy and idle in turn", kill_one_supervisor, 10, (0.1, 1.5)),
     Fault("all supervisors killed", kill_supervisors, 4, (0.5, 4.0)),
-    Fault("SIGTERM to a supervisor, in turn", terminate_one_supervisor, 6, (0.1, 1.5), True),
-    Fault("the zygote killed", kill_zygotes, 12, (0.1, 0.7), True),
+    Fault(
+        "SIGTERM to a supervisor, in turn", terminate_one_supervisor, 6, (0.1, 1.5), SAME_IF_SHARED
+    ),
+    Fault("the zygote killed", kill_zygotes, 12, (0.1, 0.7), SAME_IF_SHARED),
     Fault("manager and all supervisors killed", kill_both, 4, (0.5, 6.0)),
 ]
 
@@ -100,12 +103,7 @@ FAULTS = [
 @rounds()
 @pytest.mark.parametrize(
     "fault",
-    [
-        pytest.param(
-            each, id=each.name, marks=[pytest.mark.long_if_shared] * each.is_long_if_shared
-        )
-        for each in FAULTS
-    ],
+    [pytest.param(each, id=each.name, marks=each.marks) for each in FAULTS],
 )
 async def test_fault(
     cluster: Cluster, supervision: str, mode: Mode, tmp_path: Path, fault: Fault

@@ -13,10 +13,9 @@ from ray.exceptions import ActorDiedError
 from ray_jobs import _ray
 from ray_jobs.kv import Superseded
 from ray_jobs.manager import recovery, seats
-from ray_jobs.manager.pool import Pool, PoolSettings
 from ray_jobs.manager.recovery import until_done, without_collector
-from ray_jobs.manager.seats import Found, PooledSupervisors, Unborn
-from ray_jobs.manager.supervisors import CURRENT_PREFIX, Supervisors
+from ray_jobs.manager.seats import PooledSupervisors
+from ray_jobs.manager.supervisors import Supervisors
 
 
 class Method:
@@ -34,10 +33,6 @@ class FakeSupervisor:
         self.epoch = 0
         self.describe = Method(self._describe)
         self.open_channel = Method(self._open_channel)
-        self.hold = Method(self._hold)
-
-    async def _hold(self) -> None:
-        await asyncio.Event().wait()
 
     async def _describe(self, epoch: int, live: Sequence[str] = ()) -> dict[str, Any]:
         await self.answers.wait()
@@ -60,6 +55,11 @@ class FakeSupervisors(Supervisors):
         self.pooled = pooled
         self.ended: list[FakeSupervisor] = []
         self.broken: set[str] = set()
+        self.next: FakeSupervisor | None = None
+
+    async def create_pooled(self) -> FakeSupervisor:
+        assert self.next is not None
+        return self.next
 
     async def unborn(self) -> set[str]:
         return {str(id(each)) for each in self.pooled.values() if not each.is_born}
@@ -76,6 +76,10 @@ class FakeSupervisors(Supervisors):
         self.ended.append(handle)
 
 
+def maker(supervisors: FakeSupervisors) -> PooledSupervisors:
+    return PooledSupervisors(supervisors, 7, lambda: None)
+
+
 async def test_pool_of_an_earlier_manager_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seats, "TAKE_OVER_TIMEOUT_S", 0.05)
     busy, idle = FakeSupervisor(["x", "old"]), FakeSupervisor([])
@@ -83,13 +87,8 @@ async def test_pool_of_an_earlier_manager_is_found(monkeypatch: pytest.MonkeyPat
     hanging.answers.clear()
     supervisors = FakeSupervisors({"busy": busy, "idle": idle, "dead": dead, "hanging": hanging})
     names = [*supervisors.pooled, "gone"]
-    found = await PooledSupervisors(supervisors, 7).find(names, ["x", "y"])
-    living = [each for each in found if isinstance(each, Found)]
-    assert len(living) == len(found)
-    assert [(each.supervisor.actor, each.attempts) for each in living] == [
-        (busy, ["x"]),
-        (idle, []),
-    ]
+    found = await maker(supervisors).find(names, ["x", "y"])
+    assert [(each.supervisor.actor, each.attempts) for each in found] == [(busy, ["x"]), (idle, [])]
     assert (busy.epoch, idle.epoch) == (7, 7)
     assert supervisors.ended == [hanging]
 
@@ -99,8 +98,7 @@ async def test_search_that_fails_leaves_nothing_behind() -> None:
     slow.answers.clear()
     supervisors = FakeSupervisors({"slow": slow})
     supervisors.broken = {"lost"}
-    maker = PooledSupervisors(supervisors, 7)
-    searching = asyncio.ensure_future(maker.find(["lost", "slow"], []))
+    searching = asyncio.ensure_future(maker(supervisors).find(["lost", "slow"], []))
     for _ in range(5):
         await asyncio.sleep(0)
     assert not searching.done()
@@ -108,29 +106,33 @@ async def test_search_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(ConnectionError):
         await searching
     supervisors.broken = set()
-    [found] = await maker.find(["lost", "slow"], [])
-    assert isinstance(found, Found)
+    [found] = await maker(supervisors).find(["lost", "slow"], [])
     assert found.supervisor.actor is slow
 
 
-async def test_nobody_waits_for_a_supervisor_that_does_not_live_yet() -> None:
-    coming, outdated = FakeSupervisor([]), FakeSupervisor([])
-    for each in (coming, outdated):
-        each.is_born = False
-        each.answers.clear()
-    current = CURRENT_PREFIX + "1"
-    supervisors = FakeSupervisors({current: coming, "of another version": outdated})
-    maker = PooledSupervisors(supervisors, 7)
-    assert await maker.find(list(supervisors.pooled), []) == [Unborn(coming)]
-    assert supervisors.ended == [outdated]
-    pool = Pool(maker, PoolSettings(warm=1, starts_at_once=2))
-    pool.expect(maker.welcome(coming))
-    pool.fill()
-    acquiring = asyncio.ensure_future(pool.acquire())
-    coming.answers.set()
-    # Another one would have been made by a class that isn't there.
-    assert (await asyncio.wait_for(acquiring, 5)).handle.actor is coming
-    assert coming.epoch == 7
+async def test_a_supervisor_that_does_not_live_yet_is_not_waited_for() -> None:
+    coming = FakeSupervisor([])
+    coming.is_born = False
+    coming.answers.clear()
+    supervisors = FakeSupervisors({"coming": coming})
+    assert await maker(supervisors).find(["coming"], []) == []
+    assert supervisors.ended == [coming]
+
+
+async def test_new_supervisor_that_obeys_a_later_manager_is_left_to_it() -> None:
+    taken, broken = FakeSupervisor([], Superseded()), FakeSupervisor([], RuntimeError())
+    supervisors = FakeSupervisors({})
+    superseded: list[bool] = []
+    making = PooledSupervisors(supervisors, 7, lambda: superseded.append(True))
+    supervisors.next = taken
+    with pytest.raises(Superseded):
+        await making.make()
+    assert superseded
+    assert supervisors.ended == []
+    supervisors.next = broken
+    with pytest.raises(RuntimeError):
+        await making.make()
+    assert supervisors.ended == [broken]
 
 
 async def test_step_is_repeated_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
