@@ -22,6 +22,8 @@ from ray_jobs.validation import MAX_ARGUMENT_BYTES
 from tests.archives import MIB, inflating_zip, zip_of, zip_of_size
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.clusters.conftest import no_settings_of_the_developer
+from tests.faults.processes import titled
+from tests.faults.supervisors import MANAGER
 from tests.fuzz.tails import begin_many
 from tests.fuzz.test_schema import only_known_server_errors, our_schema
 from tests.gateway import running_gateway
@@ -57,6 +59,10 @@ def gateway(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(params=["plugin", "gateway"])
 def url(request: pytest.FixtureRequest, cluster: Cluster, gateway: str) -> Iterator[str]:
     yield cluster.address if request.param == "plugin" else gateway
+    check_health(cluster, gateway)
+
+
+def check_health(cluster: Cluster, gateway: str) -> None:
     for each in (cluster.address, gateway):
         assert requests.get(f"{each}/api/version", timeout=TIMEOUT_S).status_code == 200
     for path in (*cluster.logs_dir.glob("dashboard*.log"), *cluster.folder.glob("gateway-*.out")):
@@ -244,3 +250,7 @@ def test_all_jobs_that_were_taken_end(cluster: Cluster, gateway: str) -> None:
             assert info.status in (JobStatus.SUCCEEDED, JobStatus.FAILED)
             assert client.delete_job(job_id) is True
         assert client.list_jobs() == {}
+    check_health(cluster, gateway)
+    [manager] = titled(MANAGER)
+    [log] = cluster.logs_dir.glob(f"worker-*-{manager}.err")
+    assert "Traceback" not in log.read_text(errors="replace")
