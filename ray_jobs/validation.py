@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -106,9 +107,16 @@ def check_feasible(request: SubmitRequest) -> None:
         _check_quantity(resource, value)
     _check_max_log_bytes(request.max_log_bytes)
     _check_env_vars(request.runtime_env or {})
+    check_job_config(request.runtime_env, request.metadata, "")
+
+
+def check_job_config(
+    runtime_env: dict[str, Any] | None, metadata: dict[str, str] | None, submission_id: str
+) -> None:
+    """Raise `InvalidRequest` for more than can be handed to a driver, or return."""
     _check_argument(
         "runtime_env and metadata together (handed to the driver in one environment variable)",
-        f"{JOB_CONFIG_ENV_VAR}={job_config_json(request.runtime_env, request.metadata, '')}",
+        f"{JOB_CONFIG_ENV_VAR}={job_config_json(runtime_env, metadata, submission_id)}",
     )
 
 
@@ -154,7 +162,16 @@ def check_no_local_paths(runtime_env: dict[str, Any]) -> None:
     if isinstance(py_modules, list):
         entries += [("py_modules", each) for each in py_modules]
     for field, value in entries:
-        if isinstance(value, str) and "://" not in value:
+        if not isinstance(value, str):
+            continue
+        try:
+            urlsplit(value)
+        except ValueError:
+            # Python's words may hold the address without its scheme: its password couldn't be told.
+            raise InvalidRuntimeEnv(
+                f"runtime_env['{field}'] is no URI: its host or port is malformed."
+            ) from None
+        if "://" not in value:
             raise InvalidRuntimeEnv(
                 f"runtime_env['{field}'] must be a URI here, got {shown(value)!r}: a"
                 " client uploads local files to PUT /api/packages/gcs/<name>.zip and submits gcs://<name>.zip."

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from ray_jobs import _ray
-from ray_jobs.errors import InvalidRequest
+from ray_jobs.errors import InvalidRequest, InvalidRuntimeEnv
 from ray_jobs.manager.actor import new_record
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import (
@@ -35,6 +35,7 @@ from ray_jobs.validation import (
     MAX_ARGUMENT_BYTES,
     job_config_json,
     parse_submit_request,
+    validate,
 )
 
 EXAMPLES = 600
@@ -52,6 +53,7 @@ URIS = st.sampled_from(
         # Longer than what is repeated of it.
         f"https://alice:{URL_PASSWORD}{'p' * 600}@h/a",
         *("file:///a.zip", "http://[", "http://[::1/a.zip", "://", "foo://a.zip", "gcs://%00.zip"),
+        f"https://alice:{URL_PASSWORD}@h\u2100/a.zip",
         *("https://h:x/a.zip", "https://h/a.zip#b", f"https://h/{'a' * 5000}.zip"),
     ]
 )
@@ -253,6 +255,47 @@ def outcomes(
 
     submit()
     return found
+
+
+@pytest.mark.parametrize(
+    ("runtime_env", "named"),
+    [
+        # In Ray's words, which don't say which field it is.
+        ({"working_dir": "foo://a.zip"}, r"\(working_dir\): foo://a.zip"),
+        ({"py_modules": ["foo://a.zip"]}, r"\(py_modules\): foo://a.zip"),
+        ({"conda": "/" + "x" * 5000}, r"\(conda\): .*too long"),
+        ({"pip": "/root"}, r"\(pip\): /root"),
+        ({"env_vars": {"A": "foo:"}, "working_dir": "foo://a.zip"}, r"\(env_vars, working_dir\): "),
+        ({"working_dir": "http://["}, r"'working_dir'\] is no URI"),
+        ({"working_dir": f"https://alice:{URL_PASSWORD}@h\u2100/a.zip"}, "'working_dir'.*no URI"),
+        ({"py_modules": ["gcs://a.zip", "http://["]}, r"'py_modules'\] is no URI"),
+    ],
+)
+def test_a_refusal_names_the_field(runtime_env: dict[str, Any], named: str) -> None:
+    request = SubmitRequest(entrypoint="true", runtime_env=runtime_env)
+    with pytest.raises(InvalidRuntimeEnv, match=named) as caught:
+        new_record(request, "a", "key")
+    check_refusal(caught.value)
+
+
+def test_label_selectors_are_not_repeated_in_full() -> None:
+    request = SubmitRequest(entrypoint="true", entrypoint_label_selector={"a": "(" * 100_000})
+    with pytest.raises(InvalidRequest, match="entrypoint_label_selector") as caught:
+        new_record(request, "a", "key")
+    check_refusal(caught.value)
+
+
+def test_what_ray_adds_must_fit_too() -> None:
+    """A driver is told of its environment in one variable, which the kernel would not take."""
+
+    def request(more: int) -> SubmitRequest:
+        runtime_env = {"uv": ["x" * (MAX_ARGUMENT_BYTES - 400 + more)]}
+        return SubmitRequest(entrypoint="true", runtime_env=runtime_env)
+
+    check_record(request(0))
+    validate(request(150))
+    with pytest.raises(InvalidRequest, match="runtime_env and metadata together"):
+        new_record(request(150), "x" * 200, "key")
 
 
 WAYS = pytest.mark.parametrize("comes", [as_the_face_sends_it, as_nobody_sends_it])
