@@ -357,7 +357,7 @@ def told_as_malformed(given: dict[str, Any]) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - Ray opens files, and asks the schemas of plugins
         # Cut after that: of an address that was cut before its @, the password can't be told.
         said = scrubbed(str(error), secret_values(given))[:MAX_SAID_CHARACTERS]
-        # Not always which field it means.
+        # It doesn't always say which field it means.
         fields = shown(", ".join(given))
         raise InvalidRuntimeEnv(f"Malformed runtime_env ({fields}): {said}") from None
 
