@@ -39,7 +39,7 @@ from ray_jobs.validation import (
 )
 
 EXAMPLES = 600
-LONG_EXAMPLES = 20_000
+LONG_EXAMPLES = 10_000
 ENV_VALUE, URL_PASSWORD = "s3cretvalue", "hunter22word"
 #: A refusal repeats no more of what was sent.
 MAX_MESSAGE_CHARACTERS = 4000
