@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ray_jobs.errors import InvalidRuntimeEnv
+from ray_jobs.scrubbing import shown
 
 #: Set on the head node where the cluster has plugins, which bring fields of their own.
 PLUGIN_VARIABLES = ("RAY_RUNTIME_ENV_PLUGINS", "RAY_RUNTIME_ENV_PLUGIN_SCHEMAS")
@@ -21,8 +22,6 @@ MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 MAX_SETUP_TIMEOUT_S = 2**31 - 1
 
 _CONFIG_FIELDS = ("setup_timeout_seconds", "eager_install", "log_files")
-#: How much of what a client sent is repeated to it, in characters.
-MAX_SHOWN_CHARS = 80
 
 
 def check_fields(runtime_env: Mapping[str, Any]) -> None:
@@ -49,7 +48,7 @@ def check_known(runtime_env: Mapping[str, Any], *, has_plugins: bool) -> None:
         if not has_plugins or name.startswith("_"):
             public = ", ".join(sorted(each for each in KNOWN_FIELDS if each[0] != "_"))
             raise InvalidRuntimeEnv(
-                f"runtime_env has no field {name[:MAX_SHOWN_CHARS]!r}. Its fields are {public}."
+                f"runtime_env has no field {shown(name)!r}. Its fields are {public}."
             )
 
 
@@ -72,7 +71,7 @@ def _check_plain(field: str, value: object) -> None:
 
 
 def _shown(field: str) -> str:
-    return f"runtime_env[{field[:MAX_SHOWN_CHARS]!r}]"
+    return f"runtime_env[{shown(field)!r}]"
 
 
 def _refuse(name: str, wanted: str, value: object) -> InvalidRuntimeEnv:
@@ -93,8 +92,7 @@ def _is_texts(value: object) -> bool:
 def _check_key(name: str, key: str, known: Collection[str]) -> None:
     if key not in known:
         raise InvalidRuntimeEnv(
-            f"runtime_env['{name}'] has no field {key[:MAX_SHOWN_CHARS]!r}. Its fields are"
-            f" {', '.join(known)}."
+            f"runtime_env['{name}'] has no field {shown(key)!r}. Its fields are {', '.join(known)}."
         )
 
 
@@ -156,7 +154,7 @@ def _config(name: str, value: object) -> None:
         raise InvalidRuntimeEnv(
             "runtime_env['config']['setup_timeout_seconds'] must be a whole number from 1 to"
             f" {MAX_SETUP_TIMEOUT_S}, or -1 for no limit, got"
-            f" {str(timeout_s)[:MAX_SHOWN_CHARS] if is_whole else json_type(timeout_s)}."
+            f" {shown(str(timeout_s)) if is_whole else json_type(timeout_s)}."
         )
     _flag("config']['eager_install", value.get("eager_install", True))
     if value.get("log_files") is not None:

@@ -14,6 +14,8 @@ from typing import Any
 from ray_jobs.credentials import PLACEHOLDER, cost_ns, without_credentials
 from ray_jobs.models import JobInfo
 
+#: How much of what a client sent is repeated to it, in characters.
+MAX_SHOWN_CHARS = 80
 #: Shorter values ("1", "true") would be found in half of all words.
 MIN_VALUE_CHARACTERS = 6
 #: Of a JSON value; no runtime environment is deeper.
@@ -159,6 +161,15 @@ def scrubbed(text: str, values: Iterable[str] = ()) -> str:
         values: Secrets that are known, such as those of `env_vars`.
     """
     return Scrubber(values).text(text)
+
+
+def shown(text: str, max_characters: int = MAX_SHOWN_CHARS) -> str:
+    """Return the beginning of what a client sent, to be repeated in a refusal.
+
+    Where an address is cut before its @, nobody can tell its password any more: such a text is
+    scrubbed first. One that isn't cut is scrubbed with the refusal, on its way out.
+    """
+    return text if len(text) <= max_characters else scrubbed(text)[:max_characters]
 
 
 def secret_values(runtime_env: dict[str, Any] | None) -> list[str]:

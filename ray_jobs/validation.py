@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from ray_jobs.errors import InvalidRequest, InvalidRuntimeEnv
 from ray_jobs.models import SubmitRequest
-from ray_jobs.runtime_env_fields import MAX_SHOWN_CHARS, check_fields, json_type
+from ray_jobs.runtime_env_fields import check_fields, json_type
+from ray_jobs.scrubbing import shown
 
 #: A submission id is part of a file name (`job-driver-<id>.log`), of at most 255 bytes.
 MAX_SUBMISSION_ID_BYTES = 200
@@ -59,7 +61,7 @@ def parse_submit_request(body: bytes) -> SubmitRequest:
     try:
         request = msgspec.convert(present, _StrictSubmitRequest)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"Malformed submission: {str(error)[:500]}") from None
+        raise InvalidRequest(f"Malformed submission: {shown(str(error), 500)}") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     validate(request)
@@ -74,9 +76,9 @@ def validate(request: SubmitRequest) -> None:
     check_fields(request.runtime_env or {})
     check_feasible(request)
     for name, text in (request.metadata or {}).items():
-        shown = name[:MAX_SHOWN_CHARS]
-        _check_text(f"metadata key {shown!r}", name)
-        _check_text(f"metadata[{shown!r}]", text)
+        key = shown(name)
+        _check_text(f"metadata key {key!r}", name)
+        _check_text(f"metadata[{key!r}]", text)
 
 
 def check_feasible(request: SubmitRequest) -> None:
@@ -98,16 +100,23 @@ def check_feasible(request: SubmitRequest) -> None:
                 f"entrypoint_resources has no key '{name}': use entrypoint_num_cpus,"
                 " entrypoint_num_gpus or entrypoint_memory."
             )
-        shown = f"entrypoint_resources[{name[:MAX_SHOWN_CHARS]!r}]"
+        resource = f"entrypoint_resources[{shown(name)!r}]"
         if not name.strip():
-            raise InvalidRequest(f"{shown}: the name of a resource is empty.")
-        _check_text(shown, name)
-        _check_quantity(shown, value)
+            raise InvalidRequest(f"{resource}: the name of a resource is empty.")
+        _check_text(resource, name)
+        _check_quantity(resource, value)
     _check_max_log_bytes(request.max_log_bytes)
     _check_env_vars(request.runtime_env or {})
+    check_job_config(request.runtime_env, request.metadata, "")
+
+
+def check_job_config(
+    runtime_env: dict[str, Any] | None, metadata: dict[str, str] | None, submission_id: str
+) -> None:
+    """Raise `InvalidRequest` for more than can be handed to a driver, or return."""
     _check_argument(
         "runtime_env and metadata together (handed to the driver in one environment variable)",
-        f"{JOB_CONFIG_ENV_VAR}={job_config_json(request.runtime_env, request.metadata, '')}",
+        f"{JOB_CONFIG_ENV_VAR}={job_config_json(runtime_env, metadata, submission_id)}",
     )
 
 
@@ -126,7 +135,9 @@ def check_submission_id(submission_id: str) -> None:
             f"The submission id {submission_id!r} can't be asked for: URLs drop such a segment."
         )
     if any(ord(char) < 32 or ord(char) == 127 for char in submission_id):
-        raise InvalidRequest(f"The submission id {submission_id[:80]!r} holds a control character.")
+        raise InvalidRequest(
+            f"The submission id {shown(submission_id)!r} holds a control character."
+        )
     _check_file_name(submission_id, MAX_SUBMISSION_ID_BYTES)
 
 
@@ -134,7 +145,7 @@ def _check_file_name(submission_id: str, max_bytes: int) -> None:
     _check_text("submission_id", submission_id)
     if "/" in submission_id:
         raise InvalidRequest(
-            f"The submission id {submission_id[:80]!r} holds a slash: it is part of a file name."
+            f"The submission id {shown(submission_id)!r} holds a slash: it is part of a file name."
         )
     size = len(submission_id.encode())
     if size > max_bytes:
@@ -151,9 +162,18 @@ def check_no_local_paths(runtime_env: dict[str, Any]) -> None:
     if isinstance(py_modules, list):
         entries += [("py_modules", each) for each in py_modules]
     for field, value in entries:
-        if isinstance(value, str) and "://" not in value:
+        if not isinstance(value, str):
+            continue
+        try:
+            urlsplit(value)
+        except ValueError:
+            # Python's words may hold the address without its scheme: its password couldn't be told.
             raise InvalidRuntimeEnv(
-                f"runtime_env['{field}'] must be a URI here, got {value[:MAX_SHOWN_CHARS]!r}: a"
+                f"runtime_env['{field}'] is no URI: its host or port is malformed."
+            ) from None
+        if "://" not in value:
+            raise InvalidRuntimeEnv(
+                f"runtime_env['{field}'] must be a URI here, got {shown(value)!r}: a"
                 " client uploads local files to PUT /api/packages/gcs/<name>.zip and submits gcs://<name>.zip."
             )
 
@@ -211,18 +231,18 @@ def _check_env_vars(runtime_env: dict[str, Any]) -> None:
         )
     for name, value in env_vars.items():
         # "KEY=value" for a name shows that it is wrong without the value.
-        shown = name.partition("=")[0][:MAX_SHOWN_CHARS]
+        key = shown(name.partition("=")[0])
         if not isinstance(value, str):
             raise InvalidRuntimeEnv(
-                f"runtime_env['env_vars'][{shown!r}] must be a string, got {json_type(value)}:"
+                f"runtime_env['env_vars'][{key!r}] must be a string, got {json_type(value)}:"
                 " quote it."
             )
         if not name or "=" in name:
             raise InvalidRuntimeEnv(
-                f"runtime_env['env_vars'] has an impossible name: {shown!r}, and a = behind it."
+                f"runtime_env['env_vars'] has an impossible name: {key!r}, and a = behind it."
                 if name
                 else "runtime_env['env_vars'] has an empty name."
             )
-        _check_text(f"runtime_env['env_vars'] name {shown!r}", name)
-        _check_text(f"runtime_env['env_vars'][{shown!r}]", value)
-        _check_argument(f"runtime_env['env_vars'][{shown!r}]", f"{name}={value}")
+        _check_text(f"runtime_env['env_vars'] name {key!r}", name)
+        _check_text(f"runtime_env['env_vars'][{key!r}]", value)
+        _check_argument(f"runtime_env['env_vars'][{key!r}]", f"{name}={value}")

@@ -48,10 +48,15 @@ from ray_jobs.manager.times import submitted_now
 from ray_jobs.models import JobStatus, SubmitRequest
 from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
-from ray_jobs.scrubbing import scrubbed, secret_values
+from ray_jobs.scrubbing import scrubbed, secret_values, shown
 from ray_jobs.store import KvStore, StoredIds, Superseded
 from ray_jobs.supervisor.node import work_dir
-from ray_jobs.validation import MIN_MAX_LOG_BYTES, check_no_local_paths, validate
+from ray_jobs.validation import (
+    MIN_MAX_LOG_BYTES,
+    check_job_config,
+    check_no_local_paths,
+    validate,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +65,7 @@ MAX_CONCURRENCY = 10_000
 
 #: A package of a live job is pinned for so long, and renewed in time.
 PIN_S = 600
-#: Of what Ray says of a runtime environment that it refuses.
+#: Of what Ray says of a submission that it refuses.
 MAX_SAID_CHARACTERS = 1000
 
 _submit_decoder = msgspec.json.Decoder(SubmitRequest)
@@ -305,10 +310,13 @@ def new_record(request: SubmitRequest, submission_id: str, request_key: str) -> 
     given = check(request)
     with told_as_malformed(given):
         runtime_env = _ray.normalised_runtime_env(given)
+    # Ray adds to it, and a file's words may have come in its place.
+    check_job_config(runtime_env, request.metadata, submission_id)
     selector = request.entrypoint_label_selector
     problem = _ray.label_selector_error(selector) if selector else None
     if problem:
-        raise InvalidRequest(f"Malformed entrypoint_label_selector: {problem}")
+        said = shown(problem, MAX_SAID_CHARACTERS)
+        raise InvalidRequest(f"Malformed entrypoint_label_selector: {said}")
     return JobRecord(
         submission_id=submission_id,
         entrypoint=request.entrypoint,
@@ -346,7 +354,9 @@ def told_as_malformed(given: dict[str, Any]) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - Ray opens files, and asks the schemas of plugins
         # Cut after that: of an address that was cut before its @, the password can't be told.
         said = scrubbed(str(error), secret_values(given))[:MAX_SAID_CHARACTERS]
-        raise InvalidRuntimeEnv(f"Malformed runtime_env: {said}") from None
+        # It doesn't always say which field it means.
+        fields = shown(", ".join(given))
+        raise InvalidRuntimeEnv(f"Malformed runtime_env ({fields}): {said}") from None
 
 
 def default_max_log_bytes(environ: Mapping[str, str]) -> int | None:

@@ -1,9 +1,9 @@
 """Files on the head that a runtime environment names, read without holding up the manager.
 
-`pip` and `uv` may name a file of requirements, `conda` one of YAML: clients read those of their own
-machine, so that over REST alone it is one of the head's. Ray reads it when the environment is
-checked, whatever it is: one on a network disk that hangs, or one that never ends, would have every
-call of the manager wait.
+`pip` and `uv` may name a file of requirements, `conda` one of YAML, or a folder: clients read files
+of their own machine, so that over REST alone it is one of the head's. Ray looks at it when the
+environment is checked, whatever it is: one on a network disk that hangs, or one that never ends,
+would have every call of the manager wait.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
 from typing import Any
 
 from ray_jobs.errors import InvalidRuntimeEnv
+from ray_jobs.scrubbing import shown
 
 REQUIREMENTS_FIELDS = ("pip", "uv")
 YAML_SUFFIXES = (".yml", ".yaml")
@@ -25,15 +27,18 @@ THREADS = 4
 
 
 def files_of(runtime_env: Mapping[str, Any]) -> dict[str, str]:
-    """Return the files that a runtime environment names, by its fields."""
-    found = {
-        field: path
-        for field in REQUIREMENTS_FIELDS
-        if isinstance(path := runtime_env.get(field), str)
-    }
+    """Return the files and folders that a runtime environment names, by its fields."""
+    found = {}
+    for field in REQUIREMENTS_FIELDS:
+        value = runtime_env.get(field)
+        path = value.get("packages") if isinstance(value, dict) else value
+        if isinstance(path, str):
+            found[field] = path
     conda = runtime_env.get("conda")
-    if isinstance(conda, str) and conda.endswith(YAML_SUFFIXES):
-        found["conda"] = conda
+    if isinstance(conda, str):
+        as_path = PurePath(conda)
+        if as_path.suffix in YAML_SUFFIXES or as_path.is_absolute():  # others are names
+            found["conda"] = conda
     return found
 
 
@@ -71,7 +76,12 @@ class EnvFiles:
 
     def _read(self, runtime_env: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
         for field, path in files.items():
-            if os.path.exists(path) and os.stat(path).st_size > MAX_FILE_BYTES:
+            if not os.path.exists(path):
+                raise InvalidRuntimeEnv(
+                    f"Malformed runtime_env: {field} names {shown(path)!r}, which isn't there on"
+                    " the head node."
+                )
+            if os.stat(path).st_size > MAX_FILE_BYTES:
                 raise InvalidRuntimeEnv(
                     f"Malformed runtime_env: the file of {field} on the head node has more than"
                     f" {MAX_FILE_BYTES:,} bytes."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp.web
@@ -45,9 +45,20 @@ class Guarded:
         ]
 
 
+def only_routes(face: Face, guard: Guard) -> aiohttp.web.Application:
+    """Return an application of the guarded routes, and nothing else."""
+    app = aiohttp.web.Application()
+    app.add_routes(definitions(face, guard.guarded))
+    return app
+
+
 @contextlib.asynccontextmanager
 async def serving(
-    cluster: Cluster, *, demands_token: bool = False, **settings: Any
+    cluster: Cluster,
+    *,
+    demands_token: bool = False,
+    make_app: Callable[[Face, Guard], aiohttp.web.Application] = only_routes,
+    **settings: Any,
 ) -> AsyncIterator[Guarded]:
     path = cluster.log_dir / "audit.jsonl"
     guard = Guard(
@@ -60,10 +71,8 @@ async def serving(
         max_submission_bytes=guard.settings.max_submission_bytes,
         max_queued_jobs=guard.settings.max_queued_jobs,
     )
-    app = aiohttp.web.Application()
-    app.add_routes(definitions(face, guard.guarded))
     await face.start()
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(TestServer(make_app(face, guard))) as client:
         yield Guarded(client, guard, face, path)
         await face.close()
     await guard.close()

@@ -22,6 +22,8 @@ from ray_jobs.manager.env_files import EnvFiles, files_of
         ({"pip": ["requests"], "uv": {"packages": []}, "conda": "base"}, {}),
         ({"pip": "a.txt", "conda": "b.yml"}, {"pip": "a.txt", "conda": "b.yml"}),
         ({"uv": "a.txt", "conda": {"name": "b.yml"}}, {"uv": "a.txt"}),
+        ({"pip": {"packages": "a.txt"}, "conda": "/envs/a"}, {"pip": "a.txt", "conda": "/envs/a"}),
+        ({"pip": {"packages": ["a.txt"]}, "conda": "b.yml/"}, {"conda": "b.yml/"}),
     ],
 )
 def test_which_files(runtime_env: dict[str, Any], expected: dict[str, str]) -> None:
@@ -40,14 +42,36 @@ async def test_what_files_say_takes_their_place(tmp_path: Path) -> None:
     assert _ray.normalised_runtime_env(found) == found
 
 
-async def test_no_file_and_too_large_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/none.yml", "x" * 10_000 + ".yml", "/" + "x" * 10_000])
+async def test_what_is_not_there(path: str) -> None:
     files = EnvFiles(_ray.normalised_runtime_env)
-    with pytest.raises(ValueError, match="not a valid file"):
-        await files.read({"pip": str(tmp_path / "none")})
+    asked: list[dict[str, Any]] = [
+        {"pip": path},
+        {"pip": {"packages": path}},
+        {"uv": path},
+        {"conda": path},
+    ]
+    for each in asked:
+        [field] = each
+        with pytest.raises(InvalidRuntimeEnv, match=f"{field} names .*isn't there on the head"):
+            await files.read(each)
+
+
+async def test_too_large_a_file(tmp_path: Path) -> None:
+    files = EnvFiles(_ray.normalised_runtime_env)
     with (tmp_path / "large").open("w") as file:
         file.truncate(env_files.MAX_FILE_BYTES + 1)
-    with pytest.raises(InvalidRuntimeEnv, match="pip on the head node has more than 1,048,576"):
-        await files.read({"pip": str(tmp_path / "large")})
+    large = str(tmp_path / "large")
+    asked: list[dict[str, Any]] = [{"pip": large}, {"pip": {"packages": large}}]
+    for each in asked:
+        with pytest.raises(InvalidRuntimeEnv, match="pip on the head node has more than 1,048,576"):
+            await files.read(each)
+
+
+async def test_a_folder_of_conda(tmp_path: Path) -> None:
+    env = {"conda": str(tmp_path)}
+    found = await EnvFiles(_ray.normalised_runtime_env).read(env)
+    assert found["conda"] == str(tmp_path)
 
 
 async def test_a_file_that_hangs_holds_up_nobody(
