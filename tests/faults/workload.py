@@ -12,6 +12,7 @@ import random
 import time
 import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from tests.faults.table import Verdict
 RETRY_S = 0.05
 #: What a request raises that has got no answer.
 NO_ANSWER = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
+#: Longer than a face lets a request wait before it answers 503.
+REQUEST_TIMEOUT_S = 70.0
 #: Until every job has ended after the last fault.
 END_TIMEOUT_S = 90.0
 HELD_CODE = 5
@@ -69,10 +72,18 @@ class Workload:
     Args:
         kinds: The kinds of jobs, each as often as it is named.
         rate: Submissions a second.
+        face_lives: So that a request without a right answer is a problem.
     """
 
     def __init__(
-        self, address: str, folder: Path, rng: random.Random, kinds: tuple[str, ...], rate: float
+        self,
+        address: str,
+        folder: Path,
+        rng: random.Random,
+        kinds: tuple[str, ...],
+        rate: float,
+        *,
+        face_lives: bool = False,
     ) -> None:
         self.address = address
         self.jobs: list[Stake] = []
@@ -87,8 +98,10 @@ class Workload:
         self._rng = rng
         self._kinds = kinds
         self._rate = rate
+        self._face_lives = face_lives
         self._tasks: set[asyncio.Task[None]] = set()
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        self._session = aiohttp.ClientSession(timeout=timeout)
         self._mark = uuid.uuid4().hex[:8]
         # Whoever opens it to read waits until the test opens it to write.
         os.mkfifo(folder / "gate")
@@ -187,7 +200,7 @@ class Workload:
 
         Not again if there is no answer: who has no id can't tell whether that would be another job.
         """
-        with contextlib.suppress(*NO_ANSWER):
+        with self.request(stake.name):
             async with self._session.post(f"{self.address}/api/jobs/", json=request) as response:
                 if response.status == 200:
                     stake.submission_id = (await response.json())["submission_id"]
@@ -199,7 +212,7 @@ class Workload:
         """Send a request until it gets an answer that isn't "later". Returns whether it is good."""
         tried = False
         while True:
-            with contextlib.suppress(*NO_ANSWER):
+            with self.request(f"{stake.name}: {method} {path}"):
                 async with self._session.request(method, self.address + path, **body) as response:
                     text = await response.text()
                     if response.status == 200 or (tried and "already exists" in text):
@@ -209,6 +222,19 @@ class Workload:
                         return False
             await asyncio.sleep(RETRY_S)
             tried = True
+
+    @contextlib.contextmanager
+    def request(self, name: str) -> Iterator[None]:
+        """Go on if a request gets no answer."""
+        try:
+            yield
+        except NO_ANSWER as error:
+            self.unanswered(f"{name}: no answer, {error!r}")
+
+    def unanswered(self, what: str) -> None:
+        """Note what no client should see of a face that lives."""
+        if self._face_lives:
+            self.problems.append(what)
 
     def _check_refusal(self, stake: Stake, response: aiohttp.ClientResponse, text: str) -> None:
         if response.status != 503:
