@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -25,6 +26,8 @@ KINDS = (
 )
 SUBMISSIONS_A_SECOND = 6.0
 PROBE_S = 0.02
+#: How often is looked what the answers say: long lists aren't decoded fifty times a second.
+LOOK_S = 0.25
 #: A fault that finds nothing more often than this is none.
 MISSES_A_HIT = 10
 ABORT_TIMEOUT_S = 20.0
@@ -43,6 +46,8 @@ class Campaign:
         self.longest_read_s = 0.0
         self.injected = 0
         self._notices_s: list[float] = []
+        #: The latest list of jobs that was read, and not decoded yet.
+        self._answer: bytes | None = None
 
     @property
     def longest_notice_s(self) -> float | None:
@@ -82,29 +87,43 @@ class Campaign:
             self.injected += 1
 
     async def probe(self) -> None:
-        """Read a job again and again, and note the longest time without an answer."""
-        answered = time.monotonic()
-        async with aiohttp.ClientSession() as session:
-            try:
-                while True:
-                    if await self._is_read(session):
-                        self._note_gap(answered)
-                        answered = time.monotonic()
-                    await asyncio.sleep(PROBE_S)
-            finally:
-                self._note_gap(answered)
+        """Read all jobs again and again. Note the longest time without an answer, and the ends.
 
-    async def _is_read(self, session: aiohttp.ClientSession) -> bool:
+        Also those that only the last answer before a gap tells.
+        """
+        answered = looked = time.monotonic()
+        try:
+            while True:
+                is_read = await self._is_read()
+                if is_read:
+                    self._note_gap(answered)
+                    answered = time.monotonic()
+                if not is_read or answered - looked > LOOK_S:
+                    self._look()
+                    looked = answered
+                await asyncio.sleep(PROBE_S)
+        finally:
+            self._note_gap(answered)
+
+    def _look(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            jobs = json.loads(answer).values()
+            self.workload.see(each for each in jobs if each["submission_id"] is not None)
+
+    async def _is_read(self) -> bool:
         is_read = False
         with self.workload.request("a read"):
-            async with session.get(
+            async with self.workload.session.get(
                 f"{self.workload.address}/api/jobs/",
                 params={"format": "map"},
                 timeout=aiohttp.ClientTimeout(total=30),
             ) as response:
                 body = await response.read()
                 is_read = response.status == 200
-                if not is_read:  # nobody deletes a job here, nor is any list too long
+                if is_read:
+                    self._answer = body
+                else:  # nobody deletes a job here, nor is any list too long
                     self.workload.unanswered(f"a read: {response.status} {body[:500]!r}")
         return is_read
 

@@ -12,7 +12,7 @@ import random
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ NO_ANSWER = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
 REQUEST_TIMEOUT_S = 70.0
 #: Until every job has ended after the last fault.
 END_TIMEOUT_S = 90.0
+ENDS = ("SUCCEEDED", "FAILED", "STOPPED")
+#: What a client is told of an end.
+END_FIELDS = ("status", "driver_exit_code", "end_time")
 HELD_CODE = 5
 KILLED_CODE = -9
 #: What a job reserves so that it gets a supervisor of its own.
@@ -99,9 +102,14 @@ class Workload:
         self._kinds = kinds
         self._rate = rate
         self._face_lives = face_lives
+        #: The ends that clients were told, by submission id.
+        self._ends: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self.session = aiohttp.ClientSession(timeout=timeout)
+        # Else aiohttp hides a connection that broke: it sends the request again. It has no public
+        # way to say so.
+        self.session._retry_connection = not face_lives
         self._mark = uuid.uuid4().hex[:8]
         # Whoever opens it to read waits until the test opens it to write.
         os.mkfifo(folder / "gate")
@@ -201,7 +209,7 @@ class Workload:
         Not again if there is no answer: who has no id can't tell whether that would be another job.
         """
         with self.request(stake.name):
-            async with self._session.post(f"{self.address}/api/jobs/", json=request) as response:
+            async with self.session.post(f"{self.address}/api/jobs/", json=request) as response:
                 if response.status == 200:
                     stake.submission_id = (await response.json())["submission_id"]
                     return True
@@ -213,7 +221,7 @@ class Workload:
         tried = False
         while True:
             with self.request(f"{stake.name}: {method} {path}"):
-                async with self._session.request(method, self.address + path, **body) as response:
+                async with self.session.request(method, self.address + path, **body) as response:
                     text = await response.text()
                     if response.status == 200 or (tried and "already exists" in text):
                         return True
@@ -260,18 +268,33 @@ class Workload:
         return self._folder / f"{stake.name}.pid"
 
     async def info(self, stake: Stake) -> dict[str, Any]:
-        async with self._session.get(f"{self.address}/api/jobs/{stake.submission_id}") as response:
+        async with self.session.get(f"{self.address}/api/jobs/{stake.submission_id}") as response:
             found: dict[str, Any] = await response.json() if response.status == 200 else {}
             return found
 
     async def ended(self, stake: Stake, timeout_s: float) -> dict[str, Any]:
         """Return what is known of a job as soon as it has ended, or after the timeout."""
-        async with self._session.get(
+        async with self.session.get(
             f"{self.address}/api/ray_jobs/v1/jobs/{stake.submission_id}/wait",
             params={"timeout_s": str(timeout_s)},
         ) as response:
             found: dict[str, Any] = await response.json()
             return found
+
+    def see(self, jobs: Iterable[dict[str, Any]]) -> None:
+        """Note which jobs have ended, and how. Called with lists in the order of their reads."""
+        for job in jobs:
+            self._check_end(job)
+            if job["status"] in ENDS:
+                told = {name: job[name] for name in END_FIELDS}
+                self._ends.setdefault(job["submission_id"], told)
+
+    def _check_end(self, job: dict[str, Any]) -> None:
+        """Hold a job to the end that a client was told before: that is final, whatever came."""
+        end = self._ends.get(job["submission_id"])
+        now = {name: job[name] for name in END_FIELDS}
+        if end not in (None, now):
+            self.problems.append(f"{job['submission_id']}: {now}, which had ended: {end}")
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -287,11 +310,10 @@ class Workload:
 
     async def _any_live(self) -> bool:
         """Return whether any job lives, also one whose client had no answer."""
-        ends = ("SUCCEEDED", "FAILED", "STOPPED")
-        return any(each["status"] not in ends for each in await self._listed())
+        return any(each["status"] not in ENDS for each in await self._listed())
 
     async def _listed(self) -> list[dict[str, Any]]:
-        async with self._session.get(f"{self.address}/api/jobs/") as response:
+        async with self.session.get(f"{self.address}/api/jobs/") as response:
             found: list[dict[str, Any]] = await response.json()
             return [each for each in found if each["submission_id"] is not None]
 
@@ -307,6 +329,8 @@ class Workload:
         lost = []
         for stake in jobs:
             info = await self.info(stake)
+            if info:
+                self._check_end(info)
             starts = self._starts(stake)
             right = info.get("status") == stake.status and starts in stake.starts
             if stake.code is not None and info.get("driver_exit_code") != stake.code:
@@ -344,7 +368,7 @@ class Workload:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await self._session.close()
+        await self.session.close()
 
 
 def package_of(files: dict[str, str]) -> bytes:
