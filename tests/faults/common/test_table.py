@@ -14,6 +14,7 @@ from tests.cluster import Cluster
 from tests.faults.actor_killer import OWN, POOLED, actor_killer
 from tests.faults.campaign import KINDS, Campaign, campaign
 from tests.faults.common.modes import Mode
+from tests.faults.leftovers import check_nothing_left
 from tests.faults.processes import kill_titled, named, send, titled
 from tests.faults.supervisors import (
     MANAGER,
@@ -119,6 +120,7 @@ async def test_fault(
     ) as run:
         await run.inject(lambda: fault.inject(run), fault.times, fault.pause_s)
     wait_for_idle_supervisors(mode.idle)
+    check_nothing_left(cluster)
 
 
 @pytest.mark.long_if_shared
@@ -148,3 +150,4 @@ async def test_supervisors_ended_in_order(
 
             await run.inject(kill_one_of_each, 4, (0.1, 1.0), own_one_runs)
     wait_for_idle_supervisors(mode.idle)
+    check_nothing_left(cluster)
