@@ -135,12 +135,13 @@ def test_manager_and_supervisor_killed_while_it_streams(
 @rounds(2)
 def test_adoption(client: JobSubmissionClient, away: list[Host], tmp_path: Path) -> None:
     """Another supervisor has to be started on the job's own node for it."""
-    gate, inside = tmp_path / "gate", away[0].inside
-    with Adoption(client, gate, 2, inside=inside, entrypoint_resources={"host0": 0.1}) as both:
+    fault, gate, inside = "a supervisor killed on a worker node", tmp_path / "gate", away[0].inside
+    resources = {"host0": 0.1}
+    with Adoption(fault, client, gate, 2, inside=inside, entrypoint_resources=resources) as both:
         both.kill_own_supervisors()
         both.check_stops(1)
         both.check_ends()
-    both.report("a supervisor killed on a worker node")
+    both.report()
 
 
 class Memory:
