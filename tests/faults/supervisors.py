@@ -23,7 +23,7 @@ def supervised(inside: Sequence[str] = ()) -> dict[int, set[int]]:
     Args:
         inside: The command that runs another one on the supervisors' host, if it isn't this one.
     """
-    return _connected_to(set(named(KEEPER)), inside)
+    return connected(set(named(KEEPER)), inside)
 
 
 def supervisors_without_task() -> list[int]:
@@ -31,11 +31,11 @@ def supervisors_without_task() -> list[int]:
 
     How long one of the pool may be idle, the pool knows.
     """
-    connected = _connected_to({*named(KEEPER), *titled(MANAGER)})
-    return [pid for pid, found in connected.items() if not found]
+    found = connected({*named(KEEPER), *titled(MANAGER)})
+    return [pid for pid, others in found.items() if not others]
 
 
-def _connected_to(others: set[int], inside: Sequence[str] = ()) -> dict[int, set[int]]:
+def connected(others: set[int], inside: Sequence[str] = ()) -> dict[int, set[int]]:
     """Return which of the `others` each supervisor is connected to, by its own pid."""
     holders: dict[str, set[int]] = {}
     peers: dict[str, str] = {}
