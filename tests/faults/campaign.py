@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from tests.faults.table import Row, report, seeded
-from tests.faults.workload import Workload
+from tests.faults.workload import ENDS, Workload
 
 KINDS = (
     *("quick",) * 4,
@@ -45,9 +46,13 @@ class Campaign:
         self.rng = rng
         self.longest_read_s = 0.0
         self.injected = 0
+        #: How many jobs were in which state when something was hit.
+        self.hit: Counter[str] = Counter()
         self._notices_s: list[float] = []
-        #: The latest list of jobs that was read, and not decoded yet.
+        #: The latest list of jobs that was read, unless it is decoded already.
         self._answer: bytes | None = None
+        #: The latest that is.
+        self._jobs: dict[str, dict[str, Any]] = {}
 
     @property
     def longest_notice_s(self) -> float | None:
@@ -108,8 +113,18 @@ class Campaign:
     def _look(self) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
-            jobs = json.loads(answer).values()
+            self._jobs = json.loads(answer)
+            jobs = self._jobs.values()
             self.workload.see(each for each in jobs if each["submission_id"] is not None)
+
+    def count_states(self) -> None:
+        """Count the states of the workload's jobs for the table, as a client was told them last."""
+        self._look()
+        for stake in self.workload.jobs:
+            if stake.submission_id in self._jobs:
+                status = self._jobs[stake.submission_id]["status"]
+                stops = stake.stop_acknowledged
+                self.hit["ended" if status in ENDS else "stopping" if stops else status] += 1
 
     async def _is_read(self) -> bool:
         is_read = False
@@ -172,7 +187,8 @@ async def campaign(
         await asyncio.wait((submitting, probing))
         await workload.close()
     read_s, submission_s = run.longest_read_s, workload.longest_submission_s
-    report(Row(fault, run.injected, verdict, read_s, submission_s, run.longest_notice_s))
+    notice_s = run.longest_notice_s
+    report(Row(fault, run.injected, verdict, read_s, submission_s, notice_s, run.hit))
     if face_lives:
         assert read_s < READ_WITHIN_S
         assert submission_s < submitted_within_s

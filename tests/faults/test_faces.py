@@ -116,6 +116,8 @@ async def kill_all(cluster: Cluster, run: Campaign, face: str) -> bool:
     run.rng.shuffle(victims)
     for pid in victims:
         send(pid)
+        if pid in managers:
+            run.count_states()
         if pid in noticed:
             run.workload.injected_at = time.monotonic()
         await asyncio.sleep(run.rng.uniform(0, 0.4))

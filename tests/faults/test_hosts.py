@@ -203,13 +203,18 @@ def test_fast_writer(cluster: Cluster, client: JobSubmissionClient, tmp_path: Pa
     assert memory.growth_bytes < MOST_GROWTH_BYTES
 
 
+@rounds()
 def test_host_cut_off_for_good(
-    cluster: Cluster, client: JobSubmissionClient, away: list[Host]
+    cluster: Cluster, client: JobSubmissionClient, away: list[Host], fault_round: int
 ) -> None:
     """The last test: its node is declared dead."""
     fault = "a host cut off for good"
+    rng = seeded(fault)
+    if fault_round:  # instead of the one that the round before has cost
+        cluster.add_node(resources={"host1": 2}, inside=away[1].inside, ip=away[1].ip)
     job = Talker(client, cluster.logs_dir, "host1")
     job.wait_until_it_talks()
+    time.sleep(rng.uniform(0, 1))
     clock, began = time.time(), time.monotonic()
     away[1].cut_off()
     info = client.wait_until_finish(job.job_id, timeout=NOTICED_S)

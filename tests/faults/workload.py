@@ -61,6 +61,7 @@ class Stake:
     starts: tuple[int, ...] = (1,)  #: How often it may have been started.
     number: int | None = None  #: Of its process without a mark, if it has one.
     acknowledged: bool = False
+    stop_acknowledged: bool = False
     #: Its name, but for an anonymous one: that has the id which the answer told.
     submission_id: str = ""
     package: bytes = b""  #: What its environment is built from.
@@ -201,7 +202,8 @@ class Workload:
             await self.stop(stake)
 
     async def stop(self, stake: Stake) -> None:
-        await self._until_accepted(stake, "POST", f"/api/jobs/{stake.submission_id}/stop")
+        path = f"/api/jobs/{stake.submission_id}/stop"
+        stake.stop_acknowledged = await self._until_accepted(stake, "POST", path)
 
     async def _post_once(self, stake: Stake, request: dict[str, Any]) -> bool:
         """Submit a job that has no id yet. Returns whether there is one, as far as is known.

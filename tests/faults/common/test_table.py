@@ -33,8 +33,11 @@ TERMINATED_S = 0.5
 KEPT_IDLE = 3
 
 
-def kill_manager(_: Campaign) -> bool:
-    return bool(kill_titled(MANAGER))
+def kill_manager(run: Campaign) -> bool:
+    is_hit = bool(kill_titled(MANAGER))
+    if is_hit:
+        run.count_states()
+    return is_hit
 
 
 def kill_supervisors(_: Campaign) -> bool:
@@ -86,6 +89,7 @@ def kill_both(run: Campaign) -> bool:
         return False
     for title in run.rng.sample((MANAGER, SUPERVISOR), 2):
         kill_titled(title)
+    run.count_states()
     return True
 
 
