@@ -25,7 +25,7 @@ RATE = 3.0
 NOTICED_S = 1.0
 #: Until it is given up to wait for that.
 PATIENCE_S = 10.0
-PAUSE_S = (0.1, 1.0)
+PAUSE_S = (0.0, 0.7)
 #: Beyond the stop wait: see the issue of each job that doesn't want to end.
 STUBBORN = ("deaf", "forking", "daemons")
 STOP_WAIT_S = 1.0
