@@ -50,7 +50,7 @@ from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
 from ray_jobs.scrubbing import scrubbed, secret_values, shown
 from ray_jobs.store import KvStore, StoredIds, Superseded
-from ray_jobs.supervisor.node import work_dir
+from ray_jobs.supervisor.node import attempts_here, forget_channels, forget_ended, work_dir
 from ray_jobs.validation import (
     MIN_MAX_LOG_BYTES,
     check_job_config,
@@ -192,9 +192,13 @@ class JobManager:
             )
             running = [each.attempt for each in live if each.status is JobStatus.RUNNING]
             maker = PooledSupervisors(supervisors, self._journal.epoch, self._journal.give_way)
+            forget_channels()  # of supervisors that died with the earlier manager
+            # Nobody else knows of those whose supervisor died after their ends were recorded.
+            left = set(attempts_here()) - {each.attempt for each in live}
             found = await maker.find(pooled, running)
             # The last step, without an await: one that is tried again starts from nothing.
             self._lead_on(records, supervisors, maker, found)
+            self._spawn(asyncio.to_thread(forget_ended, left))
 
     def _lead_on(
         self,

@@ -100,12 +100,17 @@ async def in_thread(call: Callable[..., Any], *arguments: Any, **options: Any) -
     return await patiently(functools.partial(asyncio.to_thread, call, *arguments, **options))
 
 
-async def farewell(call: Any) -> None:
-    """Await a last call to a supervisor, for a while: it may be gone already."""
+async def farewell(call: Any) -> bool:
+    """Await a last call to a supervisor, for a while: it may be gone already.
+
+    Returns whether it was answered.
+    """
     try:
         await asyncio.wait_for(call, FAREWELL_S)
     except (RayError, asyncio.TimeoutError) as error:
         logger.info("A supervisor didn't answer the last call: %s", brief(error))
+        return False
+    return True
 
 
 def brief(error: BaseException) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import math
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +18,7 @@ from ray_jobs.kv import Superseded
 from ray_jobs.manager.calls import Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import CURRENT_PREFIX, Supervisors
-from ray_jobs.supervisor.node import forget_ended, work_dir
+from ray_jobs.supervisor.node import forget_channels, forget_ended, work_dir
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class PooledSeat:
 
     async def release(self, attempt: str) -> None:
         if self._member.retires:  # it may be gone before it hears of it later
-            await farewell(self.call("release", [attempt]))
+            await _release(self.call("release", [attempt]), attempt)
             return
         if not self._member.released:
             asyncio.get_running_loop().call_later(RELEASE_DELAY_S, self._tell_released)
@@ -118,10 +117,16 @@ class OwnSeat:
         """Nothing is left to do."""
 
     async def release(self, attempt: str) -> None:
-        await farewell(self.call("release", [attempt]))
+        await _release(self.call("release", [attempt]), attempt)
 
     async def leave(self) -> None:
         await self._supervisors.end(self._actor)
+
+
+async def _release(call: Awaitable[Any], attempt: str) -> None:
+    """Have a supervisor forget an attempt, or do that for one of this node that is dead."""
+    if not await farewell(call):
+        await asyncio.to_thread(forget_ended, [attempt])
 
 
 class Found(NamedTuple):
@@ -163,12 +168,13 @@ class PooledSupervisors:
             name = await patiently(actor.open_channel.remote)
             with short_path(work_dir(), name) as path:
                 channel = await Channel.connect(path)
-                os.unlink(path)
         except ActorDiedError:
             raise
         except Exception as error:  # noqa: BLE001 - an older version's has no channel at all
             logger.warning("There is no channel to a supervisor: %s", error)
             return Supervisor(actor)
+        finally:  # also of one that has died meanwhile
+            forget_channels(_ray.actor_id(actor))
         return Supervisor(actor, channel)
 
     async def end(self, handle: Supervisor) -> None:

@@ -27,6 +27,7 @@ from ray_jobs.supervisor.node import (
     HEAD_TOKEN_FILE,
     Surroundings,
     attempt_dir,
+    channel_name,
     claim,
     connect_to_zygote,
     connect_unix,
@@ -104,7 +105,7 @@ class JobSupervisor:
         """
         if self._listening is not None:
             self._listening.close()  # for an earlier manager
-        name = f"supervisor-{ray.get_runtime_context().get_actor_id()}.sock"
+        name = channel_name(ray.get_runtime_context().get_actor_id())
         own_folder(work_dir())
         calls = (self.run, self.adopt, self.wait, self.stop_attempt, self.abandon, self.release)
         server = ChannelServer({call.__name__: call for call in calls})

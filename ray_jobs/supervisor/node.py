@@ -36,6 +36,7 @@ NOBODY = "nobody"
 #: Written by the manager into the head's folder. A node that sees it shares the head's files, on
 #: one machine or on a network disk, and its logs need no copy.
 HEAD_TOKEN_FILE = "head-token"
+CHANNEL_PREFIX = "supervisor-"
 #: Marks the processes of an attempt, so that they are found when keeper and zygote were killed.
 ATTEMPT_ENV_VAR = "RAY_JOBS_ATTEMPT"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
@@ -326,6 +327,27 @@ def dated(status: dict[str, Any], boot_id: str) -> dict[str, Any]:
 def forget(directory: str) -> None:
     """Remove an attempt's folder. No-op if there is none."""
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def attempts_here() -> list[str]:
+    """Return the attempts that have a folder on this node."""
+    try:
+        return os.listdir(os.path.dirname(attempt_path("any")))
+    except FileNotFoundError:
+        return []
+
+
+def channel_name(actor_id: str) -> str:
+    """Return the name, in `work_dir`, of the socket by which a supervisor is called."""
+    return f"{CHANNEL_PREFIX}{actor_id}.sock"
+
+
+def forget_channels(actor_id: str = "") -> None:
+    """Remove the names of supervisors' sockets, or of one's, that nobody is about to use."""
+    for name in os.listdir(work_dir()):
+        if name.startswith(CHANNEL_PREFIX) and actor_id in name:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(work_dir(), name))
 
 
 def forget_ended(attempt_ids: Iterable[str]) -> None:

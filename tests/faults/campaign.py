@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from tests.faults.table import Row, report, seeded
-from tests.faults.workload import NO_ANSWER, Workload
+from tests.faults.workload import ENDS, Workload
 
 KINDS = (
     *("quick",) * 4,
@@ -25,6 +27,8 @@ KINDS = (
 )
 SUBMISSIONS_A_SECOND = 6.0
 PROBE_S = 0.02
+#: How often is looked what the answers say: long lists aren't decoded fifty times a second.
+LOOK_S = 0.25
 #: A fault that finds nothing more often than this is none.
 MISSES_A_HIT = 10
 ABORT_TIMEOUT_S = 20.0
@@ -42,7 +46,13 @@ class Campaign:
         self.rng = rng
         self.longest_read_s = 0.0
         self.injected = 0
+        #: How many jobs were in which state when something was hit.
+        self.hit: Counter[str] = Counter()
         self._notices_s: list[float] = []
+        #: The latest list of jobs that was read, unless it is decoded already.
+        self._answer: bytes | None = None
+        #: The latest that is.
+        self._jobs: dict[str, dict[str, Any]] = {}
 
     @property
     def longest_notice_s(self) -> float | None:
@@ -82,28 +92,55 @@ class Campaign:
             self.injected += 1
 
     async def probe(self) -> None:
-        """Read a job again and again, and note the longest time without an answer."""
-        answered = time.monotonic()
-        async with aiohttp.ClientSession() as session:
-            try:
-                while True:
-                    if await self._is_read(session):
-                        self._note_gap(answered)
-                        answered = time.monotonic()
-                    await asyncio.sleep(PROBE_S)
-            finally:
-                self._note_gap(answered)
+        """Read all jobs again and again. Note the longest time without an answer, and the ends.
 
-    async def _is_read(self, session: aiohttp.ClientSession) -> bool:
-        with contextlib.suppress(*NO_ANSWER):
-            async with session.get(
+        Also those that only the last answer before a gap tells.
+        """
+        answered = looked = time.monotonic()
+        try:
+            while True:
+                is_read = await self._is_read()
+                if is_read:
+                    self._note_gap(answered)
+                    answered = time.monotonic()
+                if not is_read or answered - looked > LOOK_S:
+                    self._look()
+                    looked = answered
+                await asyncio.sleep(PROBE_S)
+        finally:
+            self._note_gap(answered)
+
+    def _look(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._jobs = json.loads(answer)
+            jobs = self._jobs.values()
+            self.workload.see(each for each in jobs if each["submission_id"] is not None)
+
+    def count_states(self) -> None:
+        """Count the states of the workload's jobs for the table, as a client was told them last."""
+        self._look()
+        for stake in self.workload.jobs:
+            if stake.submission_id in self._jobs:
+                status = self._jobs[stake.submission_id]["status"]
+                stops = stake.stop_acknowledged
+                self.hit["ended" if status in ENDS else "stopping" if stops else status] += 1
+
+    async def _is_read(self) -> bool:
+        is_read = False
+        with self.workload.request("a read"):
+            async with self.workload.session.get(
                 f"{self.workload.address}/api/jobs/",
                 params={"format": "map"},
                 timeout=aiohttp.ClientTimeout(total=30),
             ) as response:
-                await response.read()
-                return response.status == 200
-        return False
+                body = await response.read()
+                is_read = response.status == 200
+                if is_read:
+                    self._answer = body
+                else:  # nobody deletes a job here, nor is any list too long
+                    self.workload.unanswered(f"a read: {response.status} {body[:500]!r}")
+        return is_read
 
     def _note_gap(self, answered: float) -> None:
         self.longest_read_s = max(self.longest_read_s, time.monotonic() - answered)
@@ -124,11 +161,12 @@ async def campaign(
 
     Args:
         folder: Where jobs leave what they do. Empty.
-        face_lives: So that reads are answered all the while, and submissions soon.
+        face_lives: So that reads are answered all the while, submissions soon, and no connection
+            breaks.
         submitted_within_s: So soon, since they were sent or the fault was over.
     """
     rng = seeded(fault)
-    workload = Workload(address, folder, rng, kinds, rate)
+    workload = Workload(address, folder, rng, kinds, rate, face_lives=face_lives)
     run = Campaign(workload, rng)
     submitting = asyncio.ensure_future(workload.submit_for_ever())
     probing = asyncio.ensure_future(run.probe())
@@ -149,7 +187,8 @@ async def campaign(
         await asyncio.wait((submitting, probing))
         await workload.close()
     read_s, submission_s = run.longest_read_s, workload.longest_submission_s
-    report(Row(fault, run.injected, verdict, read_s, submission_s, run.longest_notice_s))
+    notice_s = run.longest_notice_s
+    report(Row(fault, run.injected, verdict, read_s, submission_s, notice_s, run.hit))
     if face_lives:
         assert read_s < READ_WITHIN_S
         assert submission_s < submitted_within_s

@@ -33,6 +33,8 @@ class Gate:
     """
 
     CODE = 5
+    #: What a job writes before it ends.
+    LAST_LINE = "let go"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -51,7 +53,9 @@ class Gate:
         Args:
             options: Of each submission.
         """
-        entrypoint = f"echo pid $$; read word < {self._path}; exit {self.CODE}"
+        entrypoint = (
+            f"echo pid $$; read word < {self._path}; echo {self.LAST_LINE}; exit {self.CODE}"
+        )
         submitted = [client.submit_job(entrypoint=entrypoint, **options) for _ in range(jobs)]
         return [self._started(client, each) for each in submitted]
 

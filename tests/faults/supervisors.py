@@ -23,17 +23,30 @@ def supervised(inside: Sequence[str] = ()) -> dict[int, set[int]]:
     Args:
         inside: The command that runs another one on the supervisors' host, if it isn't this one.
     """
+    return connected(set(named(KEEPER)), inside)
+
+
+def supervisors_without_task() -> list[int]:
+    """Return those that have no job, and aren't in the pool: the manager isn't connected to them.
+
+    How long one of the pool may be idle, the pool knows.
+    """
+    found = connected({*named(KEEPER), *titled(MANAGER)})
+    return [pid for pid, others in found.items() if not others]
+
+
+def connected(others: set[int], inside: Sequence[str] = ()) -> dict[int, set[int]]:
+    """Return which of the `others` each supervisor is connected to, by its own pid."""
     holders: dict[str, set[int]] = {}
     peers: dict[str, str] = {}
     for line in _connected_sockets(inside):
         _, _, _, _, _, inode, _, peer, *users = line.split(None, 8)
         peers[inode] = peer
         holders[inode] = {int(pid) for pid in re.findall(r"pid=(\d+)", "".join(users))}
-    keepers = set(named(KEEPER))
     found: dict[int, set[int]] = {pid: set() for pid in titled(SUPERVISOR)}
     for inode, pids in holders.items():
         for pid in pids & found.keys():
-            found[pid] |= holders.get(peers[inode], set()) & keepers
+            found[pid] |= holders.get(peers[inode], set()) & others
     return found
 
 

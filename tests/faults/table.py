@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,6 +49,8 @@ class Row:
     read_s: float | None = None  #: The longest time without an answer to a read.
     submission_s: float | None = None  #: The slowest, counted from the fault if that came later.
     notice_s: float | None = None  #: Until the fault's own effect was seen, the slowest.
+    #: How many jobs were in which state at the injections, together, where that was counted.
+    hit: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 #: Of this run of the tests, by fault.
@@ -77,6 +80,7 @@ def _together(one: Row, other: Row) -> Row:
         _longest(one.read_s, other.read_s),
         _longest(one.submission_s, other.submission_s),
         _longest(one.notice_s, other.notice_s),
+        one.hit + other.hit,
     )
 
 
@@ -104,6 +108,10 @@ def lines() -> list[str]:
             f" {_seconds(row.read_s):>11} {_seconds(row.submission_s):>18}"
             f" {_seconds(row.notice_s):>10}"
         )
+    for row in ROWS.values():
+        if row.hit:
+            states = ", ".join(f"{count} {state}" for state, count in sorted(row.hit.items()))
+            found.append(f"jobs when it came: {row.fault}: {states}")
     return found
 
 

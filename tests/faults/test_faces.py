@@ -81,11 +81,14 @@ async def test_dashboard(cluster: Cluster, dashboard: str, tmp_path: Path) -> No
 
 
 @rounds()
-@pytest.mark.parametrize("face", [pytest.param("gateway", marks=pytest.mark.long), "dashboard"])
+@pytest.mark.parametrize("face", ["gateway", pytest.param("dashboard", marks=pytest.mark.long)])
 async def test_all_within_a_second(
     request: pytest.FixtureRequest, cluster: Cluster, dashboard: str, tmp_path: Path, face: str
 ) -> None:
-    """Seen through the gateway, which lives on, the manager is back as if it had died alone."""
+    """Seen through the gateway, which lives on, the manager is back as if it had died alone.
+
+    The dashboard, which dies with it, has no bounds in seconds: Ray takes its time to start it.
+    """
     address: str = request.getfixturevalue(face)
     async with campaign(
         f"manager, supervisor, dashboard within 1 s (by {face})",
@@ -95,6 +98,7 @@ async def test_all_within_a_second(
     ) as run:
         kill = functools.partial(kill_all, cluster, run, face)
         await run.inject(kill, 2, (1.0, 8.0), serving(dashboard))
+    await serving(dashboard)(0)  # it is back too, whichever face the workload saw
 
 
 async def kill_all(cluster: Cluster, run: Campaign, face: str) -> bool:
@@ -112,6 +116,8 @@ async def kill_all(cluster: Cluster, run: Campaign, face: str) -> bool:
     run.rng.shuffle(victims)
     for pid in victims:
         send(pid)
+        if pid in managers:
+            run.count_states()
         if pid in noticed:
             run.workload.injected_at = time.monotonic()
         await asyncio.sleep(run.rng.uniform(0, 0.4))

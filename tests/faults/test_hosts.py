@@ -135,12 +135,13 @@ def test_manager_and_supervisor_killed_while_it_streams(
 @rounds(2)
 def test_adoption(client: JobSubmissionClient, away: list[Host], tmp_path: Path) -> None:
     """Another supervisor has to be started on the job's own node for it."""
-    gate, inside = tmp_path / "gate", away[0].inside
-    with Adoption(client, gate, 2, inside=inside, entrypoint_resources={"host0": 0.1}) as both:
+    fault, gate, inside = "a supervisor killed on a worker node", tmp_path / "gate", away[0].inside
+    resources = {"host0": 0.1}
+    with Adoption(fault, client, gate, 2, inside=inside, entrypoint_resources=resources) as both:
         both.kill_own_supervisors()
         both.check_stops(1)
         both.check_ends()
-    both.report("a supervisor killed on a worker node")
+    both.report()
 
 
 class Memory:
@@ -202,13 +203,18 @@ def test_fast_writer(cluster: Cluster, client: JobSubmissionClient, tmp_path: Pa
     assert memory.growth_bytes < MOST_GROWTH_BYTES
 
 
+@rounds()
 def test_host_cut_off_for_good(
-    cluster: Cluster, client: JobSubmissionClient, away: list[Host]
+    cluster: Cluster, client: JobSubmissionClient, away: list[Host], fault_round: int
 ) -> None:
     """The last test: its node is declared dead."""
     fault = "a host cut off for good"
+    rng = seeded(fault)
+    if fault_round:  # instead of the one that the round before has cost
+        cluster.add_node(resources={"host1": 2}, inside=away[1].inside, ip=away[1].ip)
     job = Talker(client, cluster.logs_dir, "host1")
     job.wait_until_it_talks()
+    time.sleep(rng.uniform(0, 1))
     clock, began = time.time(), time.monotonic()
     away[1].cut_off()
     info = client.wait_until_finish(job.job_id, timeout=NOTICED_S)

@@ -12,6 +12,7 @@ import random
 import time
 import uuid
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ from tests.faults.table import Verdict
 RETRY_S = 0.05
 #: What a request raises that has got no answer.
 NO_ANSWER = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
+#: Longer than a face lets a request wait before it answers 503.
+REQUEST_TIMEOUT_S = 70.0
 #: Until every job has ended after the last fault.
 END_TIMEOUT_S = 90.0
+ENDS = ("SUCCEEDED", "FAILED", "STOPPED")
+#: What a client is told of an end.
+END_FIELDS = ("status", "driver_exit_code", "end_time")
 HELD_CODE = 5
 KILLED_CODE = -9
 #: What a job reserves so that it gets a supervisor of its own.
@@ -55,6 +61,7 @@ class Stake:
     starts: tuple[int, ...] = (1,)  #: How often it may have been started.
     number: int | None = None  #: Of its process without a mark, if it has one.
     acknowledged: bool = False
+    stop_acknowledged: bool = False
     #: Its name, but for an anonymous one: that has the id which the answer told.
     submission_id: str = ""
     package: bytes = b""  #: What its environment is built from.
@@ -69,10 +76,18 @@ class Workload:
     Args:
         kinds: The kinds of jobs, each as often as it is named.
         rate: Submissions a second.
+        face_lives: So that a request without a right answer is a problem.
     """
 
     def __init__(
-        self, address: str, folder: Path, rng: random.Random, kinds: tuple[str, ...], rate: float
+        self,
+        address: str,
+        folder: Path,
+        rng: random.Random,
+        kinds: tuple[str, ...],
+        rate: float,
+        *,
+        face_lives: bool = False,
     ) -> None:
         self.address = address
         self.jobs: list[Stake] = []
@@ -87,8 +102,15 @@ class Workload:
         self._rng = rng
         self._kinds = kinds
         self._rate = rate
+        self._face_lives = face_lives
+        #: The ends that clients were told, by submission id.
+        self._ends: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        self.session = aiohttp.ClientSession(timeout=timeout)
+        # Else aiohttp hides a connection that broke: it sends the request again. It has no public
+        # way to say so.
+        self.session._retry_connection = not face_lives
         self._mark = uuid.uuid4().hex[:8]
         # Whoever opens it to read waits until the test opens it to write.
         os.mkfifo(folder / "gate")
@@ -180,15 +202,16 @@ class Workload:
             await self.stop(stake)
 
     async def stop(self, stake: Stake) -> None:
-        await self._until_accepted(stake, "POST", f"/api/jobs/{stake.submission_id}/stop")
+        path = f"/api/jobs/{stake.submission_id}/stop"
+        stake.stop_acknowledged = await self._until_accepted(stake, "POST", path)
 
     async def _post_once(self, stake: Stake, request: dict[str, Any]) -> bool:
         """Submit a job that has no id yet. Returns whether there is one, as far as is known.
 
         Not again if there is no answer: who has no id can't tell whether that would be another job.
         """
-        with contextlib.suppress(*NO_ANSWER):
-            async with self._session.post(f"{self.address}/api/jobs/", json=request) as response:
+        with self.request(stake.name):
+            async with self.session.post(f"{self.address}/api/jobs/", json=request) as response:
                 if response.status == 200:
                     stake.submission_id = (await response.json())["submission_id"]
                     return True
@@ -199,8 +222,8 @@ class Workload:
         """Send a request until it gets an answer that isn't "later". Returns whether it is good."""
         tried = False
         while True:
-            with contextlib.suppress(*NO_ANSWER):
-                async with self._session.request(method, self.address + path, **body) as response:
+            with self.request(f"{stake.name}: {method} {path}"):
+                async with self.session.request(method, self.address + path, **body) as response:
                     text = await response.text()
                     if response.status == 200 or (tried and "already exists" in text):
                         return True
@@ -209,6 +232,19 @@ class Workload:
                         return False
             await asyncio.sleep(RETRY_S)
             tried = True
+
+    @contextlib.contextmanager
+    def request(self, name: str) -> Iterator[None]:
+        """Go on if a request gets no answer."""
+        try:
+            yield
+        except NO_ANSWER as error:
+            self.unanswered(f"{name}: no answer, {error!r}")
+
+    def unanswered(self, what: str) -> None:
+        """Note what no client should see of a face that lives."""
+        if self._face_lives:
+            self.problems.append(what)
 
     def _check_refusal(self, stake: Stake, response: aiohttp.ClientResponse, text: str) -> None:
         if response.status != 503:
@@ -234,18 +270,33 @@ class Workload:
         return self._folder / f"{stake.name}.pid"
 
     async def info(self, stake: Stake) -> dict[str, Any]:
-        async with self._session.get(f"{self.address}/api/jobs/{stake.submission_id}") as response:
+        async with self.session.get(f"{self.address}/api/jobs/{stake.submission_id}") as response:
             found: dict[str, Any] = await response.json() if response.status == 200 else {}
             return found
 
     async def ended(self, stake: Stake, timeout_s: float) -> dict[str, Any]:
         """Return what is known of a job as soon as it has ended, or after the timeout."""
-        async with self._session.get(
+        async with self.session.get(
             f"{self.address}/api/ray_jobs/v1/jobs/{stake.submission_id}/wait",
             params={"timeout_s": str(timeout_s)},
         ) as response:
             found: dict[str, Any] = await response.json()
             return found
+
+    def see(self, jobs: Iterable[dict[str, Any]]) -> None:
+        """Note which jobs have ended, and how. Called with lists in the order of their reads."""
+        for job in jobs:
+            self._check_end(job)
+            if job["status"] in ENDS:
+                told = {name: job[name] for name in END_FIELDS}
+                self._ends.setdefault(job["submission_id"], told)
+
+    def _check_end(self, job: dict[str, Any]) -> None:
+        """Hold a job to the end that a client was told before: that is final, whatever came."""
+        end = self._ends.get(job["submission_id"])
+        now = {name: job[name] for name in END_FIELDS}
+        if end not in (None, now):
+            self.problems.append(f"{job['submission_id']}: {now}, which had ended: {end}")
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -261,11 +312,10 @@ class Workload:
 
     async def _any_live(self) -> bool:
         """Return whether any job lives, also one whose client had no answer."""
-        ends = ("SUCCEEDED", "FAILED", "STOPPED")
-        return any(each["status"] not in ends for each in await self._listed())
+        return any(each["status"] not in ENDS for each in await self._listed())
 
     async def _listed(self) -> list[dict[str, Any]]:
-        async with self._session.get(f"{self.address}/api/jobs/") as response:
+        async with self.session.get(f"{self.address}/api/jobs/") as response:
             found: list[dict[str, Any]] = await response.json()
             return [each for each in found if each["submission_id"] is not None]
 
@@ -281,6 +331,8 @@ class Workload:
         lost = []
         for stake in jobs:
             info = await self.info(stake)
+            if info:
+                self._check_end(info)
             starts = self._starts(stake)
             right = info.get("status") == stake.status and starts in stake.starts
             if stake.code is not None and info.get("driver_exit_code") != stake.code:
@@ -318,7 +370,7 @@ class Workload:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await self._session.close()
+        await self.session.close()
 
 
 def package_of(files: dict[str, str]) -> bytes:

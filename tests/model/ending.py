@@ -9,6 +9,7 @@ from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
 from ray_jobs.records import MIRROR_FIELDS, mirror_json
 from ray_jobs.store import KEPT_EPOCHS, RECORD_PREFIX
+from ray_jobs.supervisor.node import tells_end
 from tests.model.judge import end_of, key_of
 from tests.model.node import Keeper
 from tests.model.world import World
@@ -127,6 +128,8 @@ def check_processes(world: World) -> None:
     # Nor is a release that was lost told again, before the next manager.
     is_excused = bool(world.replaced) or world.call_weather.was_lossy
     claim(not known or is_excused, "leaks", f"supervisors keep reports: {known}")
+    ended = [each for each, status in world.head.folders.items() if tells_end(status)]
+    claim(not ended or is_excused, "leaks", f"folders of attempts that have ended: {ended}")
 
 
 def check_replica(world: World) -> None:

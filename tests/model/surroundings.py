@@ -126,6 +126,9 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
         "serve_faces": _no_faces,
         "work_dir": lambda: WORK_DIR,
         "leave": lambda: PROCESS.get().kill(),
+        "attempts_here": lambda: [os.path.basename(each) for each in here().folders],
+        "forget_ended": _forget_ended,
+        "forget_channels": _no_names,
     }
     actors = {"_supervisor_class": lambda: world.supervisors, "zygote_source": lambda: ""}
     # Its marks on the collector would outlive each world.
@@ -152,11 +155,15 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
     return [
         (actor, manager),
         (adopting, folders),
-        (seats, {"forget_ended": _forget_ended}),
+        (seats, {"forget_ended": _forget_ended, "forget_channels": _no_names}),
         (supervisors, actors),
         (recovery, collector),
         (_ray, cluster),
     ]
+
+
+def _no_names(_: str = "") -> None:
+    """There are no sockets, nor names of any."""
 
 
 def _forget_ended(attempts: Iterable[str]) -> None:

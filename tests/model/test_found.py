@@ -208,10 +208,14 @@ def test_a_supervisor_that_the_next_manager_has_not_found_yet_ends_with_its_job(
     assert not made.process.is_alive
 
 
+@pytest.mark.parametrize("with_manager", [False, True])
 def test_the_folder_of_a_job_that_ended_just_before_its_supervisor_is_removed(
-    world: World,
+    world: World, with_manager: bool
 ) -> None:
-    """A supervisor is told a moment later that an end has been recorded, and removes it then."""
+    """A supervisor is told a moment later that an end has been recorded, and removes it then.
+
+    Nobody knows of it who lives where the manager died too: the next one looks for such folders.
+    """
     world.submit("a", {})
     attempt = run_until_running(world, "a").attempt
     world.loop.run_for(3.0)
@@ -221,6 +225,25 @@ def test_the_folder_of_a_job_that_ended_just_before_its_supervisor_is_removed(
     record = world.judge.record("a")
     assert record is not None
     assert record.status is JobStatus.SUCCEEDED
+    if with_manager:
+        assert world.manager is not None
+        world.manager.process.kill()
+    kill_supervisors_of(world, attempt)
+    world.loop.run_for(5.0)
+    assert not [folder for folder in world.head.folders if folder.endswith(attempt)]
+
+
+def test_the_folder_of_a_job_is_removed_whose_own_supervisor_dies_after_its_report(
+    world: World,
+) -> None:
+    """It can't be told any more that the end is recorded."""
+    world.submit("a", {"entrypoint_resources": {"node:__internal_head__": 0.001}})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(3.0)
+    [keeper] = [each for each in world.running() if each.attempt == attempt]
+    facts = world.judge.facts(key_of(run_until_running(world, "a")))
+    keeper.exit(0)
+    run_until(world, lambda: bool(facts.told))
     kill_supervisors_of(world, attempt)
     world.loop.run_for(5.0)
     assert not [folder for folder in world.head.folders if folder.endswith(attempt)]

@@ -48,3 +48,25 @@ async def test_no_zygote_without_a_raylet(
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(node.connect_to_zygote(source), 0.5)
     assert not (tmp_path / "started").exists()
+
+
+def test_names_of_channels_that_are_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(node, "work_dir", lambda: str(tmp_path))
+    others = ["head-token", "manager-a.sock", "zygote-1"]
+    for name in (*others, *map(node.channel_name, "abc")):
+        (tmp_path / name).touch()
+    node.forget_channels("b")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *others,
+        node.channel_name("a"),
+        node.channel_name("c"),
+    }
+    node.forget_channels()
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
+
+
+def test_attempts_that_are_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(node, "work_dir", lambda: str(tmp_path))
+    assert node.attempts_here() == []
+    Path(node.attempt_path("a")).mkdir(parents=True)
+    assert node.attempts_here() == ["a"]

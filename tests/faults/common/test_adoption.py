@@ -22,24 +22,26 @@ def test_jobs_of_a_killed_supervisor(
 ) -> None:
     count, stopped = JOBS[supervision]
     idle = mode.idle - 1 if supervision == SHARED else mode.idle
-    with Adoption(client, tmp_path / "gate", count) as adoption:
+    fault = f"{count} jobs' supervisors killed ({supervision})"
+    with Adoption(fault, client, tmp_path / "gate", count) as adoption:
         assert len(adoption.supervisors()) == (1 if supervision == SHARED else count)
         # All that there are, so that another has to be started first.
         adoption.kill(titled(SUPERVISOR))
         adoption.check_stops(stopped)
         wait_for_idle_supervisors(idle)
         adoption.check_ends()
-    adoption.report(f"{count} jobs' supervisors killed ({supervision})")
+    adoption.report()
 
 
 @each_its_own
 @rounds(2)
 def test_job_whose_own_supervisor_is_killed(client: JobSubmissionClient, tmp_path: Path) -> None:
-    with Adoption(client, tmp_path / "gate", 2, entrypoint_num_cpus=OWN_CPUS) as both:
+    fault, gate = "a job's own supervisor killed", tmp_path / "gate"
+    with Adoption(fault, client, gate, 2, entrypoint_num_cpus=OWN_CPUS) as both:
         both.kill_own_supervisors()
         both.check_stops(1)
         both.check_ends()
-    both.report("a job's own supervisor killed")
+    both.report()
 
 
 @rounds(2)
@@ -48,7 +50,8 @@ def test_jobs_that_end_while_nobody_watches(
 ) -> None:
     """The manager is killed too, so that they aren't adopted before they have ended."""
     count, _ = JOBS[supervision]
-    with Adoption(client, tmp_path / "gate", count) as adoption:
+    fault = f"{count} jobs end while nobody watches ({supervision})"
+    with Adoption(fault, client, tmp_path / "gate", count) as adoption:
         adoption.kill([*titled(MANAGER), *titled(SUPERVISOR)])
         adoption.check_ends()
-    adoption.report(f"{count} jobs end while nobody watches ({supervision})")
+    adoption.report()

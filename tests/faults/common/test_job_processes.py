@@ -13,6 +13,7 @@ import pytest
 from tests.cluster import Cluster
 from tests.faults.campaign import Campaign, campaign
 from tests.faults.common.modes import each_its_own
+from tests.faults.leftovers import check_nothing_left
 from tests.faults.processes import parent_of, send
 from tests.faults.table import rounds
 from tests.faults.workload import KILLED_CODE, Stake
@@ -24,7 +25,7 @@ RATE = 3.0
 NOTICED_S = 1.0
 #: Until it is given up to wait for that.
 PATIENCE_S = 10.0
-PAUSE_S = (0.1, 1.0)
+PAUSE_S = (0.0, 0.7)
 #: Beyond the stop wait: see the issue of each job that doesn't want to end.
 STUBBORN = ("deaf", "forking", "daemons")
 STOP_WAIT_S = 1.0
@@ -65,6 +66,7 @@ async def test_keeper_killed(cluster: Cluster, tmp_path: Path) -> None:
         "a keeper killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
     ) as run:
         await run.inject(kill_keeper, 8, PAUSE_S)
+    check_nothing_left(cluster)
 
 
 @rounds()
@@ -82,6 +84,7 @@ async def test_shell_killed(cluster: Cluster, tmp_path: Path) -> None:
         "the entrypoint's shell killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
     ) as run:
         await run.inject(kill_shell, 8, PAUSE_S)
+    check_nothing_left(cluster)
 
 
 @rounds()
@@ -98,6 +101,7 @@ async def test_child_killed(cluster: Cluster, tmp_path: Path, which: str) -> Non
         f"{which} killed", cluster.address, tmp_path, kinds=KINDS, rate=RATE
     ) as run:
         await run.inject(kill_child, 5, PAUSE_S)
+    check_nothing_left(cluster)
 
 
 @rounds()
@@ -120,3 +124,4 @@ async def test_job_that_does_not_want_to_end(cluster: Cluster, tmp_path: Path, k
         f"stop: {kind}", cluster.address, tmp_path, kinds=("quick",), rate=RATE
     ) as run:
         await run.inject(stop_it, 4, PAUSE_S)
+    check_nothing_left(cluster)

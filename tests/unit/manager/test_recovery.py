@@ -48,6 +48,7 @@ class FakeSupervisor:
 @pytest.fixture(autouse=True)
 def ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ray, "actor_id", lambda actor: str(id(actor)))
+    monkeypatch.setattr(seats, "forget_channels", lambda _: None)
 
 
 class FakeSupervisors(Supervisors):
