@@ -234,6 +234,23 @@ class Judge:
         if attempt in self._job_of:
             self.facts(self._job_of[attempt]).disturbed.append(reason)
 
+    def is_stopped(self, attempt: str, signal: int) -> None:
+        self._told(f"  {attempt} is told to end, by signal {signal}")
+        record = self._record_of(attempt)
+        self.claim(
+            record is None or record.stop_requested or record.status.is_terminal(),
+            "rule 2",
+            f"{attempt} is told to end, its record is {record}",
+        )
+
+    def _record_of(self, attempt: str) -> JobRecord | None:
+        """Return the record of an attempt; None if its job is gone, or has another one by now."""
+        key = self._job_of[attempt]
+        record = self.record(key[0])
+        if record is None or key_of(record) != key or record.attempt != attempt:
+            return None
+        return record
+
     # --- what the manager answers ---------------------------------------------------------------
 
     def answers_submit(self, key: Key, reply: ManagerReply, is_only: bool) -> None:

@@ -33,6 +33,9 @@ class NodeWatcher(Protocol):
     def is_disturbed(self, attempt: str, reason: str) -> None:
         """A keeper was killed, or its node has died."""
 
+    def is_stopped(self, attempt: str, signal: int) -> None:
+        """A keeper that lives is told to end its job."""
+
 
 class Pipe:
     """The writing end of a connection to a keeper or zygote."""
@@ -112,7 +115,7 @@ class Keeper:
             code = self.node.rng.choice((0, 0, 1, 3))
             self.node.later(self.node.rng.uniform(0, 0.5), self.exit, code)
         for message in self._unread:
-            self.hear(message)
+            self._obey(message)
 
     def exit(self, code: int) -> None:
         """The entrypoint ends by itself."""
@@ -137,6 +140,11 @@ class Keeper:
             self.node.later(self.node.rng.uniform(0, REAP_S), self._leave)
 
     def hear(self, message: dict[str, Any]) -> None:
+        if self.is_alive:
+            self.node.watcher.is_stopped(self.attempt, message["signal"])
+        self._obey(message)
+
+    def _obey(self, message: dict[str, Any]) -> None:
         if self.is_alive and self.status["state"] == "starting":
             self._unread.append(message)
             return

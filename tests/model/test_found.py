@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -357,3 +358,42 @@ def test_a_supervisor_whose_creation_was_not_answered_is_not_left_behind(world: 
     world.supervisors.loses_answers = False
     world.submit("a", {})
     run_until_running(world, "a")
+
+
+def record_slowly(world: World) -> None:
+    """Have each write of a job that runs take a second, which is long for an order."""
+    put = world.kv.put
+
+    async def put_slowly(namespace: bytes, key: str, value: bytes, overwrite: bool = True) -> bool:
+        if b'"RUNNING"' in value:
+            await asyncio.sleep(1.0)
+        return await put(namespace, key, value, overwrite)
+
+    world.kv.put = put_slowly  # type: ignore[method-assign]
+
+
+def test_an_order_to_start_tells_of_no_stop_that_is_not_recorded(world: World) -> None:
+    """It is asked for while the record that the job runs is on its way."""
+    record_slowly(world)
+    world.submit("a", {})
+    world.loop.run_for(0.5)
+    world.stop("a")
+    world.loop.run_for(10.0)
+    record = world.judge.record("a")
+    assert record is not None
+    assert record.status is JobStatus.STOPPED
+
+
+def test_an_adoption_tells_of_no_stop_that_is_not_recorded(world: World) -> None:
+    """The job is stopped just when the next manager begins to lead it."""
+    world.submit("a", {})
+    run_until_running(world, "a")
+    world.loop.run_for(3.0)
+    record_slowly(world)
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.stop("a")
+    world.loop.run_for(10.0)
+    record = world.judge.record("a")
+    assert record is not None
+    assert record.status is JobStatus.STOPPED
