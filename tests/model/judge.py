@@ -243,6 +243,16 @@ class Judge:
             f"{attempt} is told to end, its record is {record}",
         )
 
+    def is_forgotten(self, attempt: str) -> None:
+        """Without its folder, nobody knows how it ended, nor that it was begun."""
+        self._told(f"  {attempt} is forgotten")
+        record = self._record_of(attempt)
+        self.claim(
+            record is None or record.status.is_terminal(),
+            "rule 2",
+            f"{attempt} is forgotten, its record is {record}",
+        )
+
     def _record_of(self, attempt: str) -> JobRecord | None:
         """Return the record of an attempt; None if its job is gone, or has another one by now."""
         key = self._job_of[attempt]

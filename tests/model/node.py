@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os.path
 import random
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -35,6 +36,9 @@ class NodeWatcher(Protocol):
 
     def is_stopped(self, attempt: str, signal: int) -> None:
         """A keeper that lives is told to end its job."""
+
+    def is_forgotten(self, attempt: str) -> None:
+        """The folder of an attempt is about to be removed."""
 
 
 class Pipe:
@@ -291,7 +295,9 @@ class Node:
         return True
 
     def forget(self, directory: str) -> None:
-        self.folders.pop(directory, None)
+        if directory in self.folders:
+            self.watcher.is_forgotten(os.path.basename(directory))
+            del self.folders[directory]
 
     def never_begins(self, directory: str) -> bool:
         if self.folders.get(directory):
