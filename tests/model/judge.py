@@ -1,8 +1,8 @@
 """The judge: holds the rules 1, 2, 3 and 7 of docs/architecture.md against whatever happens.
 
 It sees each write as it takes effect, each answer as the manager gives it, and each process as it
-begins and ends. A violation is an AssertionError, kept until the test looks: it may come up in
-the midst of a callback.
+begins, is told to end, and ends. A violation is an AssertionError, kept until the test looks: it
+may come up in the midst of a callback.
 """
 
 from __future__ import annotations

@@ -397,3 +397,33 @@ def test_an_adoption_tells_of_no_stop_that_is_not_recorded(world: World) -> None
     record = world.judge.record("a")
     assert record is not None
     assert record.status is JobStatus.STOPPED
+
+
+def test_a_new_manager_waits_for_no_supervisor_that_does_not_live_yet(world: World) -> None:
+    """Some of the pool are being started, for two jobs, when the manager dies."""
+    supervisors = world.supervisors
+    supervisors.quickest_start_s = supervisors.slowest_start_s = 60.0
+    for submission_id in ("a", "b", "c"):
+        world.submit(submission_id, {})
+        world.loop.run_for(2.0)
+    coming = [each for each in supervisors.alive() if each.instance is None]
+    assert coming
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.stop("a")
+    world.loop.run_for(3.0)  # until Ray has started another, and it has begun
+    assert not world.calls
+    # One gets the supervisor of the job that was stopped.
+    world.loop.run_for(5.0)
+    assert [each.instance for each in coming] == [None] * len(coming)
+    assert set(statuses(world)) == {JobStatus.STOPPED, JobStatus.RUNNING, JobStatus.PENDING}
+    world.loop.run_for(125.0)
+    for keeper in world.running():
+        keeper.exit(0)
+    world.loop.run_for(3.0)
+    assert statuses(world) == [JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.SUCCEEDED]
+
+
+def statuses(world: World) -> list[JobStatus]:
+    """Return those of all jobs, by their ids."""
+    return [record.status for _, record in sorted(world.judge.records().items())]
