@@ -67,7 +67,8 @@ class Adopting:
     async def _try(self, lead: Lead, record: JobRecord) -> None:
         node_is_gone = lead.seat is None and await self._seat(lead, record)
         assert lead.seat is not None
-        # With a stop that was requested meanwhile.
+        # With a stop that was requested meanwhile, once it is recorded (rule 2).
+        await self._services.journal.written(lead.submission_id)
         newest = self._services.journal.get(lead.submission_id) or record
         order = self._services.supervisors.order(newest)
         epoch = self._services.journal.epoch

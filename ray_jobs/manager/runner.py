@@ -255,6 +255,8 @@ class Runner:
             assert lead.seat is not None
             had_since = clock.time()
             if built is not None:
+                # A stop that the order tells must be recorded first (rule 2).
+                await self._journal.written(record.submission_id)
                 order = self._services.supervisors.order(self._record(record.submission_id), built)
                 call = functools.partial(lead.seat.run, self._journal.epoch, order)
             else:

@@ -239,7 +239,8 @@ class Supervisors:
         self._count = 0
         self.all: list[Actor] = []
         self.nodes: list[Node] = []
-        #: A new one takes so long to come to life at most.
+        #: A new one takes so long to come to life, at least and at most.
+        self.quickest_start_s = 0.0
         self.slowest_start_s = 0.5
         #: Whether no call for an actor comes to the GCS; whether none is answered.
         self.is_gcs_away = False
@@ -323,7 +324,7 @@ class Supervisors:
             actor.death = ActorUnschedulableError("The node is gone.")
             process.kill()
         else:
-            delay_s = self._rng.uniform(0, self.slowest_start_s)
+            delay_s = self._rng.uniform(self.quickest_start_s, self.slowest_start_s)
             start = functools.partial(self._start, actor, node)
             self._loop.call_later(delay_s, start, context=NOBODYS.copy())
         return handle

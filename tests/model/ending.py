@@ -25,6 +25,7 @@ def come_to_rest(world: World) -> None:
     world.kv_weather.set()
     world.call_weather.set()
     world.kv.resume()
+    world.supervisors.quickest_start_s, world.supervisors.slowest_start_s = 0.0, 0.5
     for node in world.nodes:
         node.slowest_fork_s = 0.005
         node.starts_actors = True

@@ -1,8 +1,8 @@
 """The judge: holds the rules 1, 2, 3 and 7 of docs/architecture.md against whatever happens.
 
 It sees each write as it takes effect, each answer as the manager gives it, and each process as it
-begins and ends. A violation is an AssertionError, kept until the test looks: it may come up in
-the midst of a callback.
+begins, is told to end, and ends. A violation is an AssertionError, kept until the test looks: it
+may come up in the midst of a callback.
 """
 
 from __future__ import annotations
@@ -233,6 +233,33 @@ class Judge:
     def is_disturbed(self, attempt: str, reason: str) -> None:
         if attempt in self._job_of:
             self.facts(self._job_of[attempt]).disturbed.append(reason)
+
+    def is_stopped(self, attempt: str, signal: int) -> None:
+        self._told(f"  {attempt} is told to end, by signal {signal}")
+        record = self._record_of(attempt)
+        self.claim(
+            record is None or record.stop_requested or record.status.is_terminal(),
+            "rule 2",
+            f"{attempt} is told to end, its record is {record}",
+        )
+
+    def is_forgotten(self, attempt: str) -> None:
+        """Without its folder, nobody knows how it ended, nor that it was begun."""
+        self._told(f"  {attempt} is forgotten")
+        record = self._record_of(attempt)
+        self.claim(
+            record is None or record.status.is_terminal(),
+            "rule 2",
+            f"{attempt} is forgotten, its record is {record}",
+        )
+
+    def _record_of(self, attempt: str) -> JobRecord | None:
+        """Return the record of an attempt; None if its job is gone, or has another one by now."""
+        key = self._job_of[attempt]
+        record = self.record(key[0])
+        if record is None or key_of(record) != key or record.attempt != attempt:
+            return None
+        return record
 
     # --- what the manager answers ---------------------------------------------------------------
 

@@ -212,11 +212,15 @@ class Cluster(RuleBasedStateMachine):
             )
         ),
         fork_s=st.sampled_from((0.005, 0.005, 1.0)),
+        start_s=st.sampled_from((0.5, 3.0, 20.0)),
         pause=pauses,
     )
-    def call_weather(self, weather: dict[str, float], fork_s: float, pause: float) -> None:
-        self.world.tell(f"weather of calls: {weather}, forks take {fork_s}")
+    def call_weather(
+        self, weather: dict[str, float], fork_s: float, start_s: float, pause: float
+    ) -> None:
+        self.world.tell(f"weather of calls: {weather}, forks take {fork_s}, starts {start_s}")
         self.world.call_weather.set(**weather)
+        self.world.supervisors.slowest_start_s = start_s
         for node in self.world.nodes:
             node.slowest_fork_s = fork_s
         self.pause(pause)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os.path
 import random
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -32,6 +33,12 @@ class NodeWatcher(Protocol):
 
     def is_disturbed(self, attempt: str, reason: str) -> None:
         """A keeper was killed, or its node has died."""
+
+    def is_stopped(self, attempt: str, signal: int) -> None:
+        """A keeper that lives is told to end its job."""
+
+    def is_forgotten(self, attempt: str) -> None:
+        """The folder of an attempt is about to be removed."""
 
 
 class Pipe:
@@ -112,7 +119,7 @@ class Keeper:
             code = self.node.rng.choice((0, 0, 1, 3))
             self.node.later(self.node.rng.uniform(0, 0.5), self.exit, code)
         for message in self._unread:
-            self.hear(message)
+            self._obey(message)
 
     def exit(self, code: int) -> None:
         """The entrypoint ends by itself."""
@@ -137,6 +144,11 @@ class Keeper:
             self.node.later(self.node.rng.uniform(0, REAP_S), self._leave)
 
     def hear(self, message: dict[str, Any]) -> None:
+        if self.is_alive:
+            self.node.watcher.is_stopped(self.attempt, message["signal"])
+        self._obey(message)
+
+    def _obey(self, message: dict[str, Any]) -> None:
         if self.is_alive and self.status["state"] == "starting":
             self._unread.append(message)
             return
@@ -283,7 +295,9 @@ class Node:
         return True
 
     def forget(self, directory: str) -> None:
-        self.folders.pop(directory, None)
+        if directory in self.folders:
+            self.watcher.is_forgotten(os.path.basename(directory))
+            del self.folders[directory]
 
     def never_begins(self, directory: str) -> bool:
         if self.folders.get(directory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -380,3 +381,72 @@ def test_a_supervisor_whose_creation_was_not_answered_is_not_left_behind(world: 
     world.supervisors.loses_answers = False
     world.submit("a", {})
     run_until_running(world, "a")
+
+
+def record_slowly(world: World) -> None:
+    """Have each write of a job that runs take a second, which is long for an order."""
+    put = world.kv.put
+
+    async def put_slowly(namespace: bytes, key: str, value: bytes, overwrite: bool = True) -> bool:
+        if b'"RUNNING"' in value:
+            await asyncio.sleep(1.0)
+        return await put(namespace, key, value, overwrite)
+
+    world.kv.put = put_slowly  # type: ignore[method-assign]
+
+
+def test_an_order_to_start_tells_of_no_stop_that_is_not_recorded(world: World) -> None:
+    """It is asked for while the record that the job runs is on its way."""
+    record_slowly(world)
+    world.submit("a", {})
+    world.loop.run_for(0.5)
+    world.stop("a")
+    world.loop.run_for(10.0)
+    record = world.judge.record("a")
+    assert record is not None
+    assert record.status is JobStatus.STOPPED
+
+
+def test_an_adoption_tells_of_no_stop_that_is_not_recorded(world: World) -> None:
+    """The job is stopped just when the next manager begins to lead it."""
+    world.submit("a", {})
+    run_until_running(world, "a")
+    world.loop.run_for(3.0)
+    record_slowly(world)
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.stop("a")
+    world.loop.run_for(10.0)
+    record = world.judge.record("a")
+    assert record is not None
+    assert record.status is JobStatus.STOPPED
+
+
+def test_a_new_manager_waits_for_no_supervisor_that_does_not_live_yet(world: World) -> None:
+    """Some of the pool are being started, for two jobs, when the manager dies."""
+    supervisors = world.supervisors
+    supervisors.quickest_start_s = supervisors.slowest_start_s = 60.0
+    for submission_id in ("a", "b", "c"):
+        world.submit(submission_id, {})
+        world.loop.run_for(2.0)
+    coming = [each for each in supervisors.alive() if each.instance is None]
+    assert coming
+    assert world.manager is not None
+    world.manager.process.kill()
+    world.stop("a")
+    world.loop.run_for(3.0)  # until Ray has started another, and it has begun
+    assert not world.calls
+    # One gets the supervisor of the job that was stopped.
+    world.loop.run_for(5.0)
+    assert [each.instance for each in coming] == [None] * len(coming)
+    assert set(statuses(world)) == {JobStatus.STOPPED, JobStatus.RUNNING, JobStatus.PENDING}
+    world.loop.run_for(125.0)
+    for keeper in world.running():
+        keeper.exit(0)
+    world.loop.run_for(3.0)
+    assert statuses(world) == [JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.SUCCEEDED]
+
+
+def statuses(world: World) -> list[JobStatus]:
+    """Return those of all jobs, by their ids."""
+    return [record.status for _, record in sorted(world.judge.records().items())]

@@ -85,6 +85,9 @@ class FakeJournal:
     def get(self, submission_id: str) -> Any:
         return self.record
 
+    async def written(self, submission_id: str) -> None:
+        """What `get` returns is in the store."""
+
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
