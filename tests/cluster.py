@@ -161,7 +161,8 @@ class Cluster:
     def answers(self) -> bool:
         for node in self._nodes:
             assert node.poll() is None, self.output()
-        if not (self.folder / "ray_current_cluster").exists():
+        noted = self.folder / "ray_current_cluster"
+        if not noted.exists() or not noted.read_text():  # it is made before it is written
             return False
         try:
             with urllib.request.urlopen(f"{self.address}/api/version", timeout=5):
