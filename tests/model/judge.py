@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -35,6 +36,7 @@ class Facts:
     is_acknowledged: bool = False
     stop_asked: bool = False
     delete_asked: bool = False
+    is_archived: bool = False
     attempts: list[str] = dataclasses.field(default_factory=list)
     begun: list[str] = dataclasses.field(default_factory=list)
     exit_codes: list[int] = dataclasses.field(default_factory=list)
@@ -44,6 +46,10 @@ class Facts:
     #: Supervisors that died when they had the job.
     supervisor_deaths: int = 0
     end: JobRecord | None = None
+
+    @property
+    def may_be_gone(self) -> bool:
+        return self.delete_asked or self.is_archived
 
 
 class Judge:
@@ -127,7 +133,9 @@ class Judge:
         assert record is not None
         facts = self.facts(key_of(record))
         if facts.is_acknowledged:
-            self.claim(facts.delete_asked, "rule 2", f"{key} is removed, which nobody asked for")
+            self.claim(
+                facts.may_be_gone, "rule 2", f"{key} is removed: nobody asked, nor is it archived"
+            )
             # Its end and its deletion may come in one write.
             self._check_nothing_lives(record, facts)
 
@@ -203,6 +211,22 @@ class Judge:
                         f"{key_of(record)} has ended, its entrypoint runs on {node.id}",
                     )
 
+    # --- what the archive tells -----------------------------------------------------------------
+
+    def archives(self, data: bytes) -> None:
+        """Lines of jobs that may leave are there for good."""
+        for line in data.splitlines():
+            job = json.loads(line)
+            self._told(f"  {job['submission_id']} is archived, {job['attempt']}")
+            facts = self.facts(self._job_of[job["attempt"]])
+            self.claim(
+                facts.end is not None
+                and end_of(facts.end) == (job["status"], job["driver_exit_code"], job["end_time"]),
+                "rule 3",
+                f"it is archived as {job}, and ended as {facts.end}",
+            )
+            facts.is_archived = True
+
     # --- what nodes tell ------------------------------------------------------------------------
 
     def begins(self, node: Node, attempt: str) -> None:
@@ -271,7 +295,7 @@ class Judge:
             return
         record = self.record(key[0])
         self.claim(
-            facts.delete_asked or (record is not None and key_of(record) == key),
+            facts.may_be_gone or (record is not None and key_of(record) == key),
             "rule 2",
             f"{key} is acknowledged, its record is {record}",
         )
@@ -314,7 +338,7 @@ class Judge:
         """Who asked for a `known` job has an answer."""
         if key is not None and reply.error is not None:
             self.claim(
-                reply.error.code != JobNotFound.code or self.facts(key).delete_asked,
+                reply.error.code != JobNotFound.code or self.facts(key).may_be_gone,
                 "rule 2",
                 f"{key} was acknowledged, and a client is told: {reply.error.message}",
             )
@@ -366,7 +390,7 @@ class Judge:
         """Hold what must be so at any moment."""
         records = self.records()
         for key, facts in self._facts.items():
-            if facts.is_acknowledged and not facts.delete_asked:
+            if facts.is_acknowledged and not facts.may_be_gone:
                 record = records.get(key[0])
                 self.claim(
                     record is not None and key_of(record) == key,

@@ -36,10 +36,13 @@ class Cluster(RuleBasedStateMachine):
     world: World
 
     @initialize(
-        seed=st.integers(0, 2**32), warm=st.integers(0, 2), jobs_each=st.sampled_from((1, 1, 3))
+        seed=st.integers(0, 2**32),
+        warm=st.integers(0, 2),
+        jobs_each=st.sampled_from((1, 1, 3)),
+        retained=st.sampled_from((None, None, 1)),
     )
-    def begin(self, seed: int, warm: int, jobs_each: int) -> None:
-        self.world = World(seed, warm, jobs_each)
+    def begin(self, seed: int, warm: int, jobs_each: int, retained: int | None) -> None:
+        self.world = World(seed, warm, jobs_each, retained)
         self.pause(0.5)
 
     def pause(self, how_long: float) -> None:
@@ -76,8 +79,11 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.world.submitting)
     @rule(pick=picks, pause=pauses)
     def submit_again(self, pick: int, pause: float) -> None:
-        waiting = list(self.world.submitting)
-        self.world.submit_again(waiting[pick % len(waiting)])
+        # One that comes again after its job was archived would make another job.
+        facts = self.world.judge.facts
+        waiting = [key for key in self.world.submitting if not facts(key).is_archived]
+        if waiting:
+            self.world.submit_again(waiting[pick % len(waiting)])
         self.pause(pause)
 
     @rule(name=st.sampled_from(IDS), pause=pauses)

@@ -20,6 +20,7 @@ from ray_jobs.manager import (
     joblog,
     pool,
     recovery,
+    retention,
     runner,
     seats,
     supervisors,
@@ -148,6 +149,12 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
         "normalised_runtime_env": lambda given: given,
         "internal_env_vars": list,
     }
+    archive = {
+        "open_archive": lambda place, default: world.archive,
+        "_opened_log": lambda path: None,
+        "wall_ms": lambda: int((EPOCH_S + world.loop.time()) * 1000),
+        "boot_ms": lambda: int(world.loop.time() * 1000),
+    }
     folders = {
         "attempt_path": lambda attempt: f"{WORK_DIR}/attempts/{attempt}",
         "is_claimed": lambda directory: directory in here().folders,
@@ -158,6 +165,7 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
         (seats, {"forget_ended": _forget_ended, "forget_channels": _no_names}),
         (supervisors, actors),
         (recovery, collector),
+        (retention, archive),
         (_ray, cluster),
     ]
 

@@ -36,6 +36,8 @@ from tests.model.weather import Weather
 #: How long a client waits until it asks again, where the manager was lost.
 AGAIN_S = 0.05
 TRACE_LINES = 400
+#: How many of the writes into the archive fail, before they are there or after it.
+FAILED_WRITES = 0.1
 #: Of the hexadecimal ids that Ray gives to nodes.
 NODE_ID_DIGITS = 56
 
@@ -63,10 +65,30 @@ class Agent:
             raise AgentUnreachable("lost")
 
 
-class World:
-    """See the module. All that is random comes from `seed`."""
+class ModelArchive:
+    """The archive of finished jobs, without their logs. It fails now and then, as disks do."""
 
-    def __init__(self, seed: int, warm: int, jobs_each: int) -> None:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def write(self, name: str, data: bytes) -> None:
+        self._fail()
+        self._world.judge.archives(data)
+        self._fail()
+
+    def _fail(self) -> None:
+        if self._world.rng.random() < FAILED_WRITES:
+            raise OSError("the archive is away")
+
+
+class World:
+    """See the module. All that is random comes from `seed`.
+
+    Args:
+        retained: So many finished jobs are kept, others are archived. None: all are kept.
+    """
+
+    def __init__(self, seed: int, warm: int, jobs_each: int, retained: int | None = None) -> None:
         self.rng = random.Random(seed)
         # It has what is used here of a loop.
         self.loop = VirtualLoop(self.rng)  # type: ignore[abstract]
@@ -90,6 +112,7 @@ class World:
         )
         self.context = Context(lambda process: self._handles[process])
         self.agent = Agent(self)
+        self.archive = ModelArchive(self)
         self._handles: dict[Process, Handle] = {}
         self._numbers = itertools.count(1)
         self.nodes: list[Node] = self.supervisors.nodes
@@ -109,6 +132,7 @@ class World:
             "RAY_JOBS_WARM_SUPERVISORS": str(warm),
             "RAY_JOBS_SUPERVISION": "dense" if jobs_each > 1 else "",
             "RAY_JOBS_DENSE_JOBS": str(jobs_each),
+            "RAY_JOBS_RETAIN_JOBS": "" if retained is None else str(retained),
         }
         self._surroundings = surroundings(self, environ)
         self._surroundings.__enter__()
