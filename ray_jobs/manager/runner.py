@@ -323,6 +323,8 @@ class Runner:
                 each, now_ms=now_ms(each), message=message, error_type=error_type
             ),
         )
+        if record.status is JobStatus.RUNNING and lead.seat is not None:
+            await lead.seat.release(record.attempt)
 
     def _record(self, submission_id: str) -> JobRecord:
         record = self._journal.get(submission_id)

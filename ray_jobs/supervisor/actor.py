@@ -214,11 +214,15 @@ class JobSupervisor:
                 ended.cancel()
 
     async def abandon(self, epoch: int, attempt_id: str) -> None:
-        """Kill what is left of an attempt of which the manager has lost hold, and forget it."""
+        """Kill what is left of an attempt of which the manager has lost hold."""
         self._accept(epoch)
-        await self._abandon(attempt_id)
+        await self._kill(attempt_id)
 
     async def _abandon(self, attempt_id: str) -> None:
+        await self._kill(attempt_id)
+        await self.release([attempt_id])
+
+    async def _kill(self, attempt_id: str) -> None:
         attempt = self._attempts.get(attempt_id)
         if attempt is not None and attempt.writer is not None and not attempt.finished.is_set():
             order = {"op": "stop", "signal": int(signal.SIGKILL), "wait_s": 0}
@@ -226,7 +230,6 @@ class JobSupervisor:
             await attempt.finished.wait()
         if attempt is None or attempt.status["state"] != "exited":
             await asyncio.to_thread(kill_left, attempt_id)
-        await self.release([attempt_id])
 
     async def release(self, attempt_ids: Sequence[str]) -> None:
         """Forget attempts whose reports the manager has recorded, those that are known here."""

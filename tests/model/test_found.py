@@ -9,6 +9,7 @@ import pytest
 
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
+from ray_jobs.supervisor import actor as supervisor_actor
 from tests.model.ending import come_to_rest
 from tests.model.judge import key_of
 from tests.model.machine import KINDS
@@ -445,6 +446,33 @@ def test_a_new_manager_waits_for_no_supervisor_that_does_not_live_yet(world: Wor
         keeper.exit(0)
     world.loop.run_for(3.0)
     assert statuses(world) == [JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.SUCCEEDED]
+
+
+@pytest.mark.parametrize("request_fields", [{}, {"entrypoint_num_cpus": 1.0}])
+def test_a_job_that_is_given_up_is_not_begun_again(
+    world: World, request_fields: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up for an error; the manager dies before that is recorded."""
+
+    def fail(path: str) -> str:
+        raise OSError(5, "Input/output error")
+
+    world.submit("a", request_fields)
+    run_until_running(world, "a")
+    world.loop.run_for(3.0)
+    [keeper] = world.running()
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor_actor, "last_lines", fail)
+        world.kv.stall()
+        keeper.exit(3)
+        world.loop.run_for(2.0)
+        assert world.manager is not None
+        world.manager.process.kill()
+        world.kv.resume()
+    world.loop.run_for(30.0)
+    record = world.judge.record("a")
+    assert record is not None
+    assert (record.status, record.driver_exit_code) == (JobStatus.FAILED, 3)
 
 
 def statuses(world: World) -> list[JobStatus]:
