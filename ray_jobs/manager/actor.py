@@ -50,7 +50,13 @@ from ray_jobs.records import ErrorBody, JobRecord, ManagerReply, encode_message
 from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
 from ray_jobs.scrubbing import scrubbed, secret_values, shown
 from ray_jobs.store import KvStore, StoredIds, Superseded
-from ray_jobs.supervisor.node import attempts_here, forget_channels, forget_ended, work_dir
+from ray_jobs.supervisor.node import (
+    attempts_here,
+    end_by_sigterm,
+    forget_channels,
+    forget_ended,
+    work_dir,
+)
 from ray_jobs.validation import (
     MIN_MAX_LOG_BYTES,
     check_job_config,
@@ -75,6 +81,7 @@ class JobManager:
     """The only writer of job state (rule 1)."""
 
     def __init__(self) -> None:
+        end_by_sigterm()
         self._recovery: asyncio.Task[None] | None = None
         self._accepts = asyncio.Event()
         self._is_ready = asyncio.Event()

@@ -32,6 +32,7 @@ from ray_jobs.supervisor.node import (
     connect_to_zygote,
     connect_unix,
     dated,
+    end_by_sigterm,
     entrypoint_argv,
     entrypoint_env,
     forget,
@@ -65,6 +66,7 @@ class JobSupervisor:
     """Runs attempts on this node. Every order of the manager carries its epoch."""
 
     def __init__(self, zygote_source: str, adopts_only: bool = False, version: str = "") -> None:
+        end_by_sigterm()
         #: Of the ray_jobs that made it, which isn't installed here.
         self._version = version
         #: Made to take over a running job: it isn't in the environment to start one.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import hashlib
 import json
 import logging
@@ -322,6 +323,16 @@ def dated(status: dict[str, Any], boot_id: str) -> dict[str, Any]:
     if not boot_id or status.get("boot_id") != boot_id:
         return status
     return {**status, "ended_ago_ms": max(0, boot_ms() - status["ended_boot_ms"])}
+
+
+def end_by_sigterm() -> None:
+    """Have SIGTERM end this process at once, as SIGKILL does.
+
+    Ray's handler waits for the end of all calls, and one of ours never ends: who is called as an
+    actor doesn't answer any more then, and lives on.
+    """
+    # Python's own function is for the main thread alone, which runs no code of an actor.
+    ctypes.CDLL(None).signal(signal.SIGTERM, None)
 
 
 def forget(directory: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
-from tests.faults.processes import kill_titled, parent_of, start_waiting_job, titled
+from tests.faults.processes import kill_titled, parent_of, runs, start_waiting_job, titled
 from tests.waiting import wait_until
 
 #: No supervisor without a job: the one that is there is the job's.
@@ -33,11 +33,12 @@ def client(cluster: Cluster) -> Iterator[JobSubmissionClient]:
         yield client
 
 
-def test_manager(client: JobSubmissionClient, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_manager(client: JobSubmissionClient, tmp_path: Path, signum: signal.Signals) -> None:
     job_id, pid = start_waiting_job(client, tmp_path)
     waiting = client.submit_job(entrypoint="true", entrypoint_num_cpus=1000)
     [manager] = titled("ray::JobManager")
-    os.kill(manager, signal.SIGKILL)
+    os.kill(manager, signum)
     assert client.get_job_status(job_id) is JobStatus.RUNNING  # reads go on
     after = client.submit_job(entrypoint="echo after")  # waits for the successor
     assert client.wait_until_finish(after, timeout=60).status is JobStatus.SUCCEEDED
@@ -48,6 +49,20 @@ def test_manager(client: JobSubmissionClient, tmp_path: Path) -> None:
     assert client.get_job_status(waiting) is JobStatus.PENDING
     assert client.stop_job(waiting) is True
     assert client.get_job_status(waiting) is JobStatus.STOPPED
+
+
+@pytest.mark.parametrize("cpus", [None, 0.1], ids=["pooled", "own"])
+def test_supervisor_that_is_ended_by_sigterm(
+    client: JobSubmissionClient, cpus: float | None
+) -> None:
+    """By Ray's own handler it would live on, take no order any more, and keep its jobs."""
+    job_id = client.submit_job(entrypoint="echo ready; sleep 1000", entrypoint_num_cpus=cpus)
+    wait_until(lambda: "ready" in client.get_job_logs(job_id).split(), "it runs", 30)
+    [supervisor] = titled("ray::JobSupervisor")
+    os.kill(supervisor, signal.SIGTERM)
+    assert client.stop_job(job_id) is True
+    assert client.wait_until_finish(job_id, timeout=20).status is JobStatus.STOPPED
+    assert not runs(supervisor)
 
 
 def test_supervisor_and_manager_at_once(client: JobSubmissionClient, tmp_path: Path) -> None:

@@ -17,20 +17,17 @@ from tests.faults.common.modes import Mode
 from tests.faults.leftovers import check_nothing_left
 from tests.faults.processes import kill_titled, named, runs, send, titled
 from tests.faults.supervisors import (
-    KEEPER,
     MANAGER,
     SUPERVISOR,
     busy_supervisors,
-    connected,
     idle_supervisors,
     wait_for_idle_supervisors,
 )
 from tests.faults.table import rounds
+from tests.waiting import wait_until
 
-#: What SIGTERM would end is gone by then: Ray looks for signals a hundred times a second.
-TERMINATED_S = 0.5
-#: However jobs are supervised here, the pool ends none without a job while there are no more.
-KEPT_IDLE = 3
+#: Who is ended by a signal is gone so soon.
+GONE_S = 2.0
 
 
 def kill_manager(run: Campaign) -> bool:
@@ -45,35 +42,25 @@ def kill_supervisors(_: Campaign) -> bool:
 
 
 async def kill_one_supervisor(run: Campaign) -> bool:
-    """Kill a supervisor with jobs, the next time one without. Returns whether there was one."""
-    which = idle_supervisors if run.injected % 2 else busy_supervisors
-    pids = await asyncio.to_thread(which)
-    if pids:
-        send(run.rng.choice(pids))
-    return bool(pids)
+    return await send_to_one(run, signal.SIGKILL)
 
 
 async def terminate_one_supervisor(run: Campaign) -> bool:
-    """Send SIGTERM to a supervisor with jobs, the next time to one of the pool without.
+    return await send_to_one(run, signal.SIGTERM)
 
-    Ray's workers live on, those of 2.60 at least, so that there is nothing to adopt. Returns
-    whether there was one.
+
+async def send_to_one(run: Campaign, signum: signal.Signals) -> bool:
+    """End a supervisor with jobs by a signal, the next time one without.
+
+    Returns whether there was one.
     """
-    keepers, managers = set(named(KEEPER)), set(titled(MANAGER))
-    found = await asyncio.to_thread(connected, keepers | managers)
-    idle = [pid for pid, others in found.items() if others and others <= managers]
-    busy = [pid for pid, others in found.items() if others & keepers]
-    pids = idle if run.injected % 2 else busy
+    which = idle_supervisors if run.injected % 2 else busy_supervisors
+    pids = await asyncio.to_thread(which)
     if not pids:
         return False
     pid = run.rng.choice(pids)
-    send(pid, signal.SIGTERM)
-    await asyncio.sleep(TERMINATED_S)
-    # A job's own supervisor is ended with the job, and one that is spare after a while.
-    may_be_gone = (
-        len(idle) > KEPT_IDLE if pids is idle else not any(map(runs, found[pid] & keepers))
-    )
-    assert runs(pid) or may_be_gone, "it has ended by SIGTERM"
+    send(pid, signum)
+    await asyncio.to_thread(wait_until, lambda: not runs(pid), f"it ends by {signum.name}", GONE_S)
     return True
 
 
@@ -117,7 +104,7 @@ FAULTS = [
     Fault("a supervisor killed, busy and idle in turn", kill_one_supervisor, 10, (0.1, 1.5)),
     Fault("all supervisors killed", kill_supervisors, 4, (0.5, 4.0)),
     Fault(
-        "SIGTERM to a supervisor, in turn", terminate_one_supervisor, 6, (0.0, 0.6), SAME_IF_SHARED
+        "SIGTERM to a supervisor, in turn", terminate_one_supervisor, 6, (0.1, 1.5), SAME_IF_SHARED
     ),
     Fault("the zygote killed", kill_zygotes, 12, (0.1, 0.7), SAME_IF_SHARED),
     Fault("manager and all supervisors killed", kill_both, 4, (0.5, 6.0)),
