@@ -6,6 +6,9 @@ import json
 import re
 from pathlib import Path
 
+from ray_jobs import JobSubmissionClient
+from tests.waiting import wait_until
+
 from .conftest import RunCommand
 
 
@@ -30,7 +33,7 @@ def test_submit_follows_and_fails(run_command: RunCommand) -> None:
 
 
 def test_runtime_env_file_and_no_wait_then_the_rest(
-    run_command: RunCommand, tmp_path: Path
+    run_command: RunCommand, client: JobSubmissionClient, tmp_path: Path
 ) -> None:
     file = tmp_path / "env.yaml"
     file.write_text("env_vars:\n  WORD: from-yaml\n")
@@ -48,6 +51,8 @@ def test_runtime_env_file_and_no_wait_then_the_rest(
     assert status.returncode == 0
     assert re.search(rf"Status for job '{job_id}': (PENDING|RUNNING)", status.stdout)
 
+    # One that is stopped before it runs has no line of the entrypoint.
+    wait_until(lambda: "from-yaml" in client.get_job_logs(job_id).split(), "it runs", 60)
     stopped = run_command("ray", "job", "stop", job_id)
     assert stopped.returncode == 0
     assert f"Job '{job_id}' was stopped" in stopped.stdout + stopped.stderr
