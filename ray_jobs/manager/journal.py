@@ -116,8 +116,8 @@ class Journal:
 
     async def written(self, submission_id: str) -> None:
         """Wait until the newest state of a job is in the store: nobody hears of it before."""
-        on_way = self._on_way.get(submission_id)
-        if on_way is not None:
+        # Another one may be on its way by the time that this is told of the first.
+        while (on_way := self._on_way.get(submission_id)) is not None:
             await asyncio.shield(on_way)
 
     async def _wait_for_change(self, since: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -329,3 +330,28 @@ async def test_who_waits_for_a_state_hears_when_it_is_in_the_store(
     assert store.records["a"].status is JobStatus.SUCCEEDED
     await ending
     await journal.written("a")
+
+
+async def test_who_waits_for_a_state_waits_for_the_one_that_comes_meanwhile(
+    store: MemoryStore, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, begun = store.write, asyncio.Event()
+
+    async def write_slowly(*args: Any) -> None:
+        begun.set()
+        await asyncio.sleep(0.01)
+        await write(*args)
+
+    async def is_recorded() -> bool:
+        await journal.written("a")
+        return journal.get("a") == store.records["a"]
+
+    await journal.create(pending("a"))
+    monkeypatch.setattr(store, "write", write_slowly)
+    running = asyncio.ensure_future(journal.update("a", run))
+    await begun.wait()
+    waiting = asyncio.ensure_future(is_recorded())
+    await asyncio.sleep(0)
+    ending = asyncio.ensure_future(journal.update("a", succeed))
+    assert await waiting
+    await asyncio.gather(running, ending)
