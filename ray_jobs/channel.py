@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -39,6 +40,14 @@ class Codec:
 
 
 JSON = Codec(lambda message: json.dumps(message).encode(), json.loads)
+
+
+def forget_sockets(directory: str, prefix: str) -> None:
+    """Remove the names of the sockets in a folder that begin so. Raises OSError."""
+    for name in os.listdir(directory):
+        if name.startswith(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
 
 
 async def read_frame(reader: asyncio.StreamReader, codec: Codec) -> list[Any]:

@@ -17,6 +17,16 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0
         time.sleep(PAUSE_S)
 
 
+def left_after(find: Callable[[], list[str]], timeout_s: float, pause_s: float) -> list[str]:
+    """Return what there still is once nothing is found any more, or after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = find()
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(pause_s)
+
+
 def wait_for_line(path: Path, line: str, timeout_s: float = 10.0) -> None:
     """Return once a file holds a line."""
 

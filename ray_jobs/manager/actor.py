@@ -19,6 +19,7 @@ import msgspec
 import ray
 
 from ray_jobs import _ray
+from ray_jobs.channel import forget_sockets
 from ray_jobs.claims import VERSION, Claim
 from ray_jobs.environ import number
 from ray_jobs.errors import (
@@ -51,9 +52,9 @@ from ray_jobs.runtime_env_fields import PLUGIN_VARIABLES, check_known
 from ray_jobs.scrubbing import scrubbed, secret_values, shown
 from ray_jobs.store import KvStore, StoredIds, Superseded
 from ray_jobs.supervisor.node import (
+    CHANNEL_PREFIX,
     attempts_here,
     end_by_sigterm,
-    forget_channels,
     forget_ended,
     work_dir,
 )
@@ -199,7 +200,9 @@ class JobManager:
             )
             running = [each.attempt for each in live if each.status is JobStatus.RUNNING]
             maker = PooledSupervisors(supervisors, self._journal.epoch, self._journal.give_way)
-            forget_channels()  # of supervisors that died with the earlier manager
+            forget_sockets(
+                work_dir(), CHANNEL_PREFIX
+            )  # of supervisors that died with the earlier manager
             # Nobody else knows of those whose supervisor died after their ends were recorded.
             left = set(attempts_here()) - {each.attempt for each in live}
             found = await maker.find(pooled, running)

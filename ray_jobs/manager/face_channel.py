@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from ray_jobs.channel import Channel, ChannelServer, Codec
+from ray_jobs.channel import Channel, ChannelServer, Codec, forget_sockets
 from ray_jobs.keeper.files import own_folder
 from ray_jobs.keeper.sockets import listen, short_path
 
@@ -41,9 +40,7 @@ async def serve_faces(
     """
     try:
         own_folder(directory)
-        for name in os.listdir(directory):
-            if name.startswith(SOCKET_PREFIX) and actor_id not in name:
-                os.unlink(os.path.join(directory, name))
+        forget_sockets(directory, SOCKET_PREFIX)
         listener = listen(directory, socket_name(actor_id), BACKLOG)
         return await ChannelServer(methods, MSGPACK).serve(listener)
     except OSError:

@@ -310,9 +310,10 @@ class Runner:
         record = self._journal.get(lead.submission_id)
         if record is None or record.status.is_terminal():
             return
-        if record.status is JobStatus.RUNNING and lead.seat is not None:
+        seat = lead.seat if record.status is JobStatus.RUNNING else None
+        if seat is not None:
             # Nothing that it started may outlive the job (rule 7).
-            await farewell(lead.seat.call("abandon", self._journal.epoch, record.attempt))
+            await farewell(seat.call("abandon", self._journal.epoch, record.attempt))
         # Who builds environments quotes URLs and commands, passwords and all.
         message = scrubbed(message, secret_values(record.runtime_env))
         # Before the record says that the job has ended: its log is complete then.
@@ -323,8 +324,8 @@ class Runner:
                 each, now_ms=now_ms(each), message=message, error_type=error_type
             ),
         )
-        if record.status is JobStatus.RUNNING and lead.seat is not None:
-            await lead.seat.release(record.attempt)
+        if seat is not None:
+            await seat.release(record.attempt)
 
     def _record(self, submission_id: str) -> JobRecord:
         record = self._journal.get(submission_id)

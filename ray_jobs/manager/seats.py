@@ -18,7 +18,7 @@ from ray_jobs.kv import Superseded
 from ray_jobs.manager.calls import Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import CURRENT_PREFIX, Supervisors
-from ray_jobs.supervisor.node import forget_channels, forget_ended, work_dir
+from ray_jobs.supervisor.node import forget_channel, forget_ended, work_dir
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class PooledSeat:
 
     async def release(self, attempt: str) -> None:
         if self._member.retires:  # it may be gone before it hears of it later
-            await _release(self.call("release", [attempt]), attempt)
+            await _release(self, [attempt])
             return
         if not self._member.released:
             asyncio.get_running_loop().call_later(RELEASE_DELAY_S, self._tell_released)
@@ -89,13 +89,7 @@ class PooledSeat:
     def _tell_released(self) -> None:
         released = self._released()
         if released:
-            self._pool.spawn(self._tell(released))  # not awaited: nothing depends on it
-
-    async def _tell(self, released: list[str]) -> None:
-        try:
-            await self._supervisor.actor.release.remote(released)
-        except RayError:  # it is dead: it was on this node, as the pool is
-            await asyncio.to_thread(forget_ended, released)
+            self._pool.spawn(_release(self, released))  # not awaited: nothing depends on it
 
     async def leave(self) -> None:
         self._pool.release(self._member, self._ran_s)
@@ -117,16 +111,16 @@ class OwnSeat:
         """Nothing is left to do."""
 
     async def release(self, attempt: str) -> None:
-        await _release(self.call("release", [attempt]), attempt)
+        await _release(self, [attempt])
 
     async def leave(self) -> None:
         await self._supervisors.end(self._actor)
 
 
-async def _release(call: Awaitable[Any], attempt: str) -> None:
-    """Have a supervisor forget an attempt, or do that for one of this node that is dead."""
-    if not await farewell(call):
-        await asyncio.to_thread(forget_ended, [attempt])
+async def _release(seat: Seat, attempts: list[str]) -> None:
+    """Have a supervisor forget attempts, or do that for one of this node that is dead."""
+    if not await farewell(seat.call("release", attempts)):
+        await asyncio.to_thread(forget_ended, attempts)
 
 
 class Found(NamedTuple):
@@ -174,7 +168,7 @@ class PooledSupervisors:
             logger.warning("There is no channel to a supervisor: %s", error)
             return Supervisor(actor)
         finally:  # also of one that has died meanwhile
-            forget_channels(_ray.actor_id(actor))
+            forget_channel(_ray.actor_id(actor))
         return Supervisor(actor, channel)
 
     async def end(self, handle: Supervisor) -> None:

@@ -91,7 +91,7 @@ class JobSupervisor:
         dropped = self._attempts.keys() - set(live) if live is not None else set()
         if dropped:
             # Not awaited: what it kills may take a while to be gone.
-            self._errand = asyncio.gather(*map(self._abandon, dropped))
+            self._errand = asyncio.gather(*map(self._drop, dropped))
         context = ray.get_runtime_context()
         return {
             "version": self._version,
@@ -220,15 +220,13 @@ class JobSupervisor:
         self._accept(epoch)
         await self._kill(attempt_id)
 
-    async def _abandon(self, attempt_id: str) -> None:
+    async def _drop(self, attempt_id: str) -> None:
         await self._kill(attempt_id)
         await self.release([attempt_id])
 
     async def _kill(self, attempt_id: str) -> None:
         attempt = self._attempts.get(attempt_id)
-        if attempt is not None and attempt.writer is not None and not attempt.finished.is_set():
-            order = {"op": "stop", "signal": int(signal.SIGKILL), "wait_s": 0}
-            attempt.writer.write(json.dumps(order).encode() + b"\n")
+        if attempt is not None and attempt.order_stop(int(signal.SIGKILL), wait_s=0):
             await attempt.finished.wait()
         if attempt is None or attempt.status["state"] != "exited":
             await asyncio.to_thread(kill_left, attempt_id)
@@ -394,8 +392,4 @@ class JobSupervisor:
         return {**status, "state": "lost", "error": "The job's keeper process was killed."}
 
     def _send_stop(self, attempt: Attempt) -> None:
-        if attempt.writer is None or attempt.finished.is_set():
-            return
-        signum, wait_s = stop_settings(attempt.stop_env)
-        order = {"op": "stop", "signal": signum, "wait_s": wait_s}
-        attempt.writer.write(json.dumps(order).encode() + b"\n")
+        attempt.order_stop(*stop_settings(attempt.stop_env))

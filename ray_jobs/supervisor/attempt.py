@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 
@@ -35,3 +36,11 @@ class Attempt:
         self.writer: asyncio.StreamWriter | None = None
         self.task: asyncio.Task[None] | None = None
         self.bounding: asyncio.Task[None] | None = None
+
+    def order_stop(self, signum: int, wait_s: float) -> bool:
+        """Have the keeper stop it. Returns whether there is one, and it hasn't ended."""
+        if self.writer is None or self.finished.is_set():
+            return False
+        order = {"op": "stop", "signal": signum, "wait_s": wait_s}
+        self.writer.write(json.dumps(order).encode() + b"\n")
+        return True

@@ -353,12 +353,10 @@ def channel_name(actor_id: str) -> str:
     return f"{CHANNEL_PREFIX}{actor_id}.sock"
 
 
-def forget_channels(actor_id: str = "") -> None:
-    """Remove the names of supervisors' sockets, or of one's, that nobody is about to use."""
-    for name in os.listdir(work_dir()):
-        if name.startswith(CHANNEL_PREFIX) and actor_id in name:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(work_dir(), name))
+def forget_channel(actor_id: str) -> None:
+    """Remove the name of a supervisor's socket. No-op if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(work_dir(), channel_name(actor_id)))
 
 
 def forget_ended(attempt_ids: Iterable[str]) -> None:

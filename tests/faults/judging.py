@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.faults.processes import of_jobs
 from tests.faults.table import Verdict
+from tests.waiting import left_after
 
 #: Until what a job leaves behind is gone.
 ENDS_TIMEOUT_S = 5.0
@@ -45,9 +45,4 @@ def starts_in(log: str) -> int:
 
 def orphans() -> list[str]:
     """Return the processes of jobs, which have all ended, that are still there in a while."""
-    deadline = time.monotonic() + ENDS_TIMEOUT_S
-    while True:
-        found = of_jobs()
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(RETRY_S)
+    return left_after(of_jobs, ENDS_TIMEOUT_S, RETRY_S)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from ray_jobs import JobSubmissionClient
 from ray_jobs.keeper.files import STATUS_FILE
 from tests.cluster import Cluster
 from tests.faults.processes import named
 from tests.faults.supervisors import KEEPER, supervisors_without_task
+from tests.waiting import left_after
 
 #: A supervisor is told a second later that an end is recorded, and removes the attempt's folder.
 #: Ray ends those of a job's own, and the manager connects to new ones, as fast as it can.
@@ -22,11 +21,9 @@ STAYS = ("attempts", "head-token", "zygote-", MANAGER_PREFIX)
 
 def check_nothing_left(cluster: Cluster) -> None:
     """Hold a cluster to what the jobs need that live: other tests may have left some."""
-    deadline = time.monotonic() + GONE_S
     with JobSubmissionClient(cluster.address) as client:
-        while left := left_behind(cluster, live_jobs(client)):
-            assert time.monotonic() < deadline, left
-            time.sleep(RETRY_S)
+        left = left_after(lambda: left_behind(cluster, live_jobs(client)), GONE_S, RETRY_S)
+    assert not left, left
 
 
 def live_jobs(client: JobSubmissionClient) -> int:

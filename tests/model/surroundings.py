@@ -129,7 +129,7 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
         "leave": lambda: PROCESS.get().kill(),
         "attempts_here": lambda: [os.path.basename(each) for each in here().folders],
         "forget_ended": _forget_ended,
-        "forget_channels": _no_names,
+        "forget_sockets": _no_names,
     }
     actors = {"_supervisor_class": lambda: world.supervisors, "zygote_source": lambda: ""}
     # Its marks on the collector would outlive each world.
@@ -162,7 +162,7 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
     return [
         (actor, manager),
         (adopting, folders),
-        (seats, {"forget_ended": _forget_ended, "forget_channels": _no_names}),
+        (seats, {"forget_ended": _forget_ended, "forget_channel": _no_names}),
         (supervisors, actors),
         (recovery, collector),
         (retention, archive),
@@ -170,7 +170,7 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
     ]
 
 
-def _no_names(_: str = "") -> None:
+def _no_names(*_: str) -> None:
     """There are no sockets, nor names of any."""
 
 

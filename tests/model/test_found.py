@@ -51,6 +51,16 @@ def run_on_worker(world: World) -> JobRecord:
     raise AssertionError("all are on the head")
 
 
+def statuses(world: World) -> list[JobStatus]:
+    """Return those of all jobs, by their ids."""
+    return [record.status for _, record in sorted(world.judge.records().items())]
+
+
+def kill_manager(world: World) -> None:
+    assert world.manager is not None
+    world.manager.process.kill()
+
+
 def kill_supervisors_of(world: World, attempt: str) -> None:
     for actor in world.supervisors.alive():
         if actor.instance is not None and attempt in actor.instance._attempts:
@@ -68,8 +78,7 @@ def test_an_order_that_comes_late_starts_nothing_that_was_given_up(world: World)
             world.kill_supervisor(actor)
     world.loop.run_for(3.0)
     # A new manager has the supervisors drop what isn't its record's attempt.
-    assert world.manager is not None
-    world.manager.process.kill()
+    kill_manager(world)
     world.loop.run_for(60.0)
 
 
@@ -91,8 +100,7 @@ def test_a_manager_hears_of_the_one_that_came_many_epochs_later(world: World) ->
     for _ in range(8):
         world.start_manager()
         world.loop.run_for(0.4)
-        assert world.manager is not None
-        world.manager.process.kill()
+        kill_manager(world)
     world.start_manager()
     world.loop.run_for(120.0)
     assert not first.process.is_alive
@@ -109,8 +117,7 @@ def test_a_job_that_two_supervisors_adopted_is_counted_once(world: World) -> Non
         world.kill_supervisor(actor)
     world.loop.run_for(6.0)
     assert sum(attempt in each.instance._attempts for each in world.supervisors.alive()) == 2
-    assert world.manager is not None
-    world.manager.process.kill()
+    kill_manager(world)
 
 
 def test_a_stop_that_was_only_recorded_is_delivered_by_the_next_manager(world: World) -> None:
@@ -122,8 +129,7 @@ def test_a_stop_that_was_only_recorded_is_delivered_by_the_next_manager(world: W
     world.stop("a")
     world.loop.run_for(0.1)
     assert not world.calls
-    assert world.manager is not None
-    world.manager.process.kill()
+    kill_manager(world)
     world.call_weather.set()
     world.loop.run_for(12.0)
     assert attempt not in [keeper.attempt for keeper in world.running()]
@@ -186,9 +192,7 @@ def test_a_job_whose_mirror_two_managers_did_not_write_is_not_deleted(world: Wor
     world.stop("a")
     world.loop.run_for(30.0)
     assert deaths == ["PENDING", "end"]
-    record = world.judge.record("a")
-    assert record is not None
-    assert record.status is JobStatus.STOPPED
+    assert statuses(world) == [JobStatus.STOPPED]
 
 
 def test_a_supervisor_that_the_next_manager_has_not_found_yet_ends_with_its_job(
@@ -200,13 +204,10 @@ def test_a_supervisor_that_the_next_manager_has_not_found_yet_ends_with_its_job(
     world.submit("a", {"entrypoint_num_cpus": 1.0})
     world.loop.run_for(0.2)
     [made] = [actor for actor in world.supervisors.alive() if actor.instance is None]
-    assert world.manager is not None
-    world.manager.process.kill()
+    kill_manager(world)
     world.stop("a")
     world.loop.run_for(10.0)
-    record = world.judge.record("a")
-    assert record is not None
-    assert record.status is JobStatus.STOPPED
+    assert statuses(world) == [JobStatus.STOPPED]
     assert not made.process.is_alive
 
 
@@ -224,12 +225,9 @@ def test_the_folder_of_a_job_that_ended_just_before_its_supervisor_is_removed(
     [keeper] = [each for each in world.running() if each.attempt == attempt]
     keeper.exit(0)
     world.loop.run_for(0.2)
-    record = world.judge.record("a")
-    assert record is not None
-    assert record.status is JobStatus.SUCCEEDED
+    assert statuses(world) == [JobStatus.SUCCEEDED]
     if with_manager:
-        assert world.manager is not None
-        world.manager.process.kill()
+        kill_manager(world)
     kill_supervisors_of(world, attempt)
     world.loop.run_for(5.0)
     assert not [folder for folder in world.head.folders if folder.endswith(attempt)]
@@ -340,8 +338,7 @@ def test_a_job_waits_for_a_gcs_that_is_away(world: World, kind: str) -> None:
     keeper.exit(0)
     world.submit("b", KINDS["own"])
     world.loop.run_for(60.0)
-    assert world.manager is not None
-    world.manager.process.kill()
+    kill_manager(world)
     world.loop.run_for(60.0)
     waiting = world.judge.record("b")
     assert waiting is not None
@@ -403,9 +400,7 @@ def test_an_order_to_start_tells_of_no_stop_that_is_not_recorded(world: World) -
     world.loop.run_for(0.5)
     world.stop("a")
     world.loop.run_for(10.0)
-    record = world.judge.record("a")
-    assert record is not None
-    assert record.status is JobStatus.STOPPED
+    assert statuses(world) == [JobStatus.STOPPED]
 
 
 def test_an_adoption_tells_of_no_stop_that_is_not_recorded(world: World) -> None:
@@ -414,13 +409,10 @@ def test_an_adoption_tells_of_no_stop_that_is_not_recorded(world: World) -> None
     run_until_running(world, "a")
     world.loop.run_for(3.0)
     record_slowly(world)
-    assert world.manager is not None
-    world.manager.process.kill()
+    kill_manager(world)
     world.stop("a")
     world.loop.run_for(10.0)
-    record = world.judge.record("a")
-    assert record is not None
-    assert record.status is JobStatus.STOPPED
+    assert statuses(world) == [JobStatus.STOPPED]
 
 
 def test_a_new_manager_waits_for_no_supervisor_that_does_not_live_yet(world: World) -> None:
@@ -432,8 +424,7 @@ def test_a_new_manager_waits_for_no_supervisor_that_does_not_live_yet(world: Wor
         world.loop.run_for(2.0)
     coming = [each for each in supervisors.alive() if each.instance is None]
     assert coming
-    assert world.manager is not None
-    world.manager.process.kill()
+    kill_manager(world)
     world.stop("a")
     world.loop.run_for(3.0)  # until Ray has started another, and it has begun
     assert not world.calls
@@ -466,15 +457,9 @@ def test_a_job_that_is_given_up_is_not_begun_again(
         world.kv.stall()
         keeper.exit(3)
         world.loop.run_for(2.0)
-        assert world.manager is not None
-        world.manager.process.kill()
+        kill_manager(world)
         world.kv.resume()
     world.loop.run_for(30.0)
     record = world.judge.record("a")
     assert record is not None
     assert (record.status, record.driver_exit_code) == (JobStatus.FAILED, 3)
-
-
-def statuses(world: World) -> list[JobStatus]:
-    """Return those of all jobs, by their ids."""
-    return [record.status for _, record in sorted(world.judge.records().items())]

@@ -46,9 +46,9 @@ class FakeSupervisor:
 
 
 @pytest.fixture(autouse=True)
-def ids(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ray, "actor_id", lambda actor: str(id(actor)))
-    monkeypatch.setattr(seats, "forget_channels", lambda _: None)
+    monkeypatch.setattr(seats, "forget_channel", lambda _: None)
 
 
 class FakeSupervisors(Supervisors):
