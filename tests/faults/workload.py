@@ -106,8 +106,11 @@ class Workload:
         #: The ends that clients were told, by submission id.
         self._ends: dict[str, dict[str, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-        self.session = aiohttp.ClientSession(timeout=timeout)
+        self.session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
+            # Else a read waits, with a hundred submissions that wait before it, for a connection.
+            connector=aiohttp.TCPConnector(limit=0),
+        )
         # Else aiohttp hides a connection that broke: it sends the request again. It has no public
         # way to say so.
         self.session._retry_connection = not face_lives
