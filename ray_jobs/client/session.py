@@ -16,6 +16,10 @@ from yarl import URL
 if TYPE_CHECKING:
     import ssl
 
+#: Requests at once. What the server holds isn't counted: else a hundred followed logs would leave
+#: no connection for anything else.
+MAX_REQUESTS = 100
+
 #: Sessions that a fork left in the child, where they must not even be closed: their sockets and
 #: selector are the parent's.
 _inherited: list[object] = []
@@ -26,6 +30,8 @@ class Session:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        #: For each request that the server answers at once.
+        self.places = asyncio.Semaphore(MAX_REQUESTS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._finalizer: weakref.finalize[Any, Any] | None = None
@@ -57,8 +63,9 @@ class Session:
                 headers=headers(),
                 cookies=cookies,
                 cookie_jar=jar,
-                connector=aiohttp.TCPConnector(ssl=tls(), limit=100),
+                connector=aiohttp.TCPConnector(ssl=tls(), limit=0),
             )
+            self.places = asyncio.Semaphore(MAX_REQUESTS)  # it belongs to the loop too
             for url, line in received:
                 with contextlib.suppress(CookieError):  # as aiohttp passes over such
                     jar.update_cookies(SimpleCookie(line), URL(url, encoded=True))

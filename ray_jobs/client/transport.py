@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -112,6 +113,10 @@ class Transport:
             self._all_headers, self._cookies, self._received_cookies, self._tls
         )
 
+    def _place(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return what holds a place among the requests at once; there is a session."""
+        return contextlib.nullcontext() if self._session is None else self._session.places
+
     def _all_headers(self) -> dict[str, str]:
         """Return the headers that go with every request."""
         headers = authorization(self._headers, self.address.basic_auth, find_token())
@@ -144,6 +149,7 @@ class Transport:
         data: aiohttp.payload.Payload | None = None,
         headers: Mapping[str, str] | None = None,
         read_timeout: float = READ_TIMEOUT_S,
+        is_held: bool = False,
     ) -> Answer:
         """Send a request, and return the answer with whatever status.
 
@@ -151,6 +157,7 @@ class Transport:
             path: Below the address, percent-encoded.
             json: A body to be encoded, instead of `data`.
             read_timeout: Seconds of silence after which the server is given up.
+            is_held: The server answers when there is something to tell, not at once.
 
         Raises:
             RayJobsError: no answer came: see `connection_errors`.
@@ -164,7 +171,7 @@ class Transport:
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._plainly(
                 method, url, extra, body, read_timeout
-            ) or await self._by_session(method, url, extra, body, read_timeout)
+            ) or await self._by_session(method, url, extra, body, read_timeout, is_held)
             target = _redirect(method, url, answer)
             if target is None:
                 return answer
@@ -212,7 +219,13 @@ class Transport:
         return Answer(status, received, content, where)
 
     async def _by_session(
-        self, method: str, url: str, extra: Mapping[str, str], body: Any, read_timeout: float
+        self,
+        method: str,
+        url: str,
+        extra: Mapping[str, str],
+        body: Any,
+        read_timeout: float,
+        is_held: bool,
     ) -> Answer:
         import aiohttp
         from yarl import URL
@@ -221,18 +234,23 @@ class Transport:
 
         where = f"{method} {_without_query(url)}"
         proxy = find_proxy(self.address)
+        session = self._opened()
+        place = contextlib.nullcontext() if is_held else self._place()
         with mapped(where, self.address, proxy):
-            async with self._opened().request(
-                method,
-                URL(url, encoded=True),
-                data=body,
-                headers=extra,
-                allow_redirects=False,
-                proxy=proxy,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout
-                ),
-            ) as response:
+            async with (
+                place,
+                session.request(
+                    method,
+                    URL(url, encoded=True),
+                    data=body,
+                    headers=extra,
+                    allow_redirects=False,
+                    proxy=proxy,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout
+                    ),
+                ) as response,
+            ):
                 return Answer(response.status, response.headers, await response.read(), where)
 
     async def websocket(self, path: str, query: str = "") -> WebSocket:

@@ -50,7 +50,9 @@ def own_ask(transport: Transport, job_id: str, *, changes: bool) -> Ask:
         query = f"timeout_s={patience:.3f}"
         if changes and isinstance(known, JobDetails):
             query += f"&after_revision={known.revision}"
-        answer = await transport.request("GET", path, query=query, read_timeout=patience + 30)
+        answer = await transport.request(
+            "GET", path, query=query, read_timeout=patience + 30, is_held=True
+        )
         return answer.check().json(JobDetails)
 
     return ask
