@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 from collections import OrderedDict
@@ -197,7 +198,8 @@ class LogBound:
         await asyncio.to_thread(self._write_notice, max_bytes)
         while self._sizes and self._total > max_bytes:
             held: list[int] = []
-            for _ in range(SLICE_LOGS):
+            # The first that is cut off makes room for the text that links show.
+            for _ in range(SLICE_LOGS if self._has_notice else 1):
                 if not self._sizes or self._total <= max_bytes:
                     break
                 name, size = self._sizes.popitem(last=False)
@@ -215,6 +217,8 @@ class LogBound:
 
         Returns the log itself, open: to free the space of a large one takes a while.
         """
+        if not self._has_notice:
+            raise OSError(errno.ENOSPC, "There is no room for what the link would show.")
         place = self._place_of(name)
         if place is None:
             return []

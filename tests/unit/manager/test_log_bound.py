@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.log_files import SHELF, log_name, open_log
+from ray_jobs.log_files import SHELF, close_all, log_name, open_log
 from ray_jobs.manager import log_bound, log_shelf
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.log_bound import LogBound
@@ -132,8 +132,18 @@ async def test_a_removed_log_that_is_shelved_still_tells_so(
     assert b"was removed" in content(tmp_path, "a")
 
 
-async def test_a_full_disk_is_bounded_and_tells_so_later(tmp_path: Path) -> None:
+async def test_a_full_disk_is_bounded_and_tells_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every moment: also when there is room again, and nothing was written into it yet."""
     disk = tmp_path / "disk"
+    looks = []
+
+    def look_and_close(fds: Iterable[int]) -> None:
+        looks.append([is_removed(disk, each) for each in "abcd"])
+        close_all(fds)
+
+    monkeypatch.setattr(log_bound, "close_all", look_and_close)
     with small_disk(disk, 1):
         for age, name in enumerate("abcd"):
             write(disk, name, age)
@@ -141,6 +151,7 @@ async def test_a_full_disk_is_bounded_and_tells_so_later(tmp_path: Path) -> None
         bound = LogBound(str(disk), MAX_BYTES)
         bound.open([], lambda _: False)
         await until_removed(disk, {"d"}, "abcd")
+        assert looks[0] == [False, False, False, True]
         again = LogBound(str(disk), MAX_BYTES)
         (disk / "filler").unlink()
         fill(disk)
