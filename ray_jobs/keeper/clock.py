@@ -9,6 +9,12 @@ from __future__ import annotations
 import os
 import time
 
+NS_PER_MS = 1_000_000
+#: Two looks at clocks that are further apart than this aren't of the same moment, and how often is
+#: looked again.
+SAME_MOMENT_NS = 50_000
+TRIES = 20
+
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
 
@@ -20,6 +26,25 @@ def wall_ms() -> int:
 def boot_ms() -> int:
     """Return how long ago the machine booted, in ms. It goes on while the machine is suspended."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)
+
+
+def wall_and_boot_ms() -> tuple[int, int]:
+    """Return `wall_ms` and `boot_ms` of one moment: a time told by both is 1 ms off at most.
+
+    Between a look at one and at the other a process may have to wait for a core, or a thread for
+    its turn. The second may be 1 ms less than `boot_ms`.
+    """
+    looks = []
+    for _ in range(TRIES):
+        before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        wall_ns = time.time_ns()
+        took_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - before_ns
+        looks.append((took_ns, wall_ns, before_ns))
+        if took_ns <= SAME_MOMENT_NS:
+            break
+    _, wall_ns, boot_ns = min(looks)
+    # Both as of the beginning of the wall clock's ms: else what is cut off of each adds up.
+    return wall_ns // NS_PER_MS, (boot_ns - wall_ns % NS_PER_MS) // NS_PER_MS
 
 
 def read_boot_id() -> str:

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_jobs.keeper.clock import BOOT_ID, boot_ms, process_age_ms, wall_ms
+from ray_jobs.keeper.clock import BOOT_ID, boot_ms, process_age_ms, wall_and_boot_ms, wall_ms
 from ray_jobs.records import JobRecord
 from ray_jobs.supervisor.node import raylet_pid
 
+_WALL_MS, _BOOT_MS = wall_and_boot_ms()
 #: When this machine was booted, in ms since epoch. Looked at once: were it for each job, jobs of
-#: other boots would change places by what passes between a look at one clock and at the other.
-BOOTED_AT_MS = wall_ms() - boot_ms()
+#: other boots would change places when the wall clock is set.
+BOOTED_AT_MS = _WALL_MS - _BOOT_MS
 
 
 def submitted_now() -> dict[str, Any]:
     """Return the fields of a new record that tell when it was submitted."""
-    return {"start_time": wall_ms(), "boot_id": BOOT_ID, "submitted_boot_ms": boot_ms()}
+    wall, boot = wall_and_boot_ms()
+    return {"start_time": wall, "boot_id": BOOT_ID, "submitted_boot_ms": boot}
 
 
 def by_our_clocks(report: dict[str, Any]) -> dict[str, Any]:
@@ -32,11 +34,12 @@ def by_our_clocks(report: dict[str, Any]) -> dict[str, Any]:
     ago_ms = report.get("ended_ago_ms")  # not of earlier versions
     if ago_ms is None or report["boot_id"] == BOOT_ID:
         return report
+    wall, boot = wall_and_boot_ms()
     return {
         **report,
         "boot_id": BOOT_ID,
-        "ended_boot_ms": boot_ms() - ago_ms,
-        "ended_at_ms": wall_ms() - ago_ms,
+        "ended_boot_ms": boot - ago_ms,
+        "ended_at_ms": wall - ago_ms,
     }
 
 

@@ -224,6 +224,7 @@ def surroundings(world: Any, environ: dict[str, str]) -> Iterator[None]:
                 times,
                 wall_ms=lambda: int(time.time() * 1000),
                 boot_ms=lambda: int(time.monotonic() * 1000),
+                wall_and_boot_ms=lambda: (int(time.time() * 1000), int(time.monotonic() * 1000)),
                 raylet_pid=lambda: 0,
                 process_age_ms=lambda _: int(time.monotonic() * 1000),
             )

@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_ms
+from ray_jobs.keeper.clock import BOOT_ID, boot_ms, wall_and_boot_ms, wall_ms
 from ray_jobs.manager import times, transitions
 from ray_jobs.manager.leads import Lead
 from ray_jobs.manager.runner import Runner
@@ -44,7 +44,8 @@ def job(**fields: Any) -> JobRecord:
 
 def old_job(age_ms: int, step_ms: int = 0) -> JobRecord:
     """Return a job that was submitted a while ago, since when the wall clock was stepped."""
-    return job(start_time=wall_ms() - age_ms - step_ms, submitted_boot_ms=boot_ms() - age_ms)
+    wall, boot = wall_and_boot_ms()
+    return job(start_time=wall - age_ms - step_ms, submitted_boot_ms=boot - age_ms)
 
 
 @pytest.fixture
