@@ -15,7 +15,8 @@ import pytest
 from ray_jobs.keeper import zygote_source
 from ray_jobs.supervisor import actor, node
 from ray_jobs.supervisor.actor import JobSupervisor
-from tests.faults.processes import send
+from tests.faults.processes import runs, send
+from tests.waiting import wait_until
 
 from .conftest import supervisor_order, zygotes
 
@@ -38,14 +39,19 @@ class Killer:
         self._folder = folder
         self._after_order = after_order
         self._connect = node.connect_to_zygote
+        self._killed: int | None = None
 
     async def connect(self, source: str) -> Any:
         if not self.left:
             return await self._connect(source)
         self.left -= 1
+        dying = self._killed
+        if dying is not None:  # it listens until it is gone
+            await asyncio.to_thread(wait_until, lambda: not runs(dying), "a zygote's end")
         _, writer = await self._connect(source)  # so that there is one
         writer.close()
         [zygote] = zygotes(self._folder)
+        self._killed = zygote
         os.kill(zygote, signal.SIGSTOP)
         connection = await self._connect(source)
         if self._after_order:
