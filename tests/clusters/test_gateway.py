@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import os
 import socket
 import ssl
@@ -11,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -23,6 +25,7 @@ from tests.cluster import BIN, Cluster, free_port, plugin, running_cluster
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
+from .audits import audit
 from .nginx import PASSWORD, USER, basic, running_nginx
 
 CERTIFICATES = Path(__file__).parent.parent / "unit" / "client" / "certificates"
@@ -39,7 +42,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def url(cluster: Cluster) -> Iterator[str]:
-    with running_gateway(cluster) as url:
+    # Of the loopback's addresses the proxy's alone.
+    with running_gateway(cluster, env={"RAY_JOBS_TRUSTED_PROXIES": "127.0.0.1"}) as url:
         yield url
 
 
@@ -230,6 +234,36 @@ def test_behind_nginx_with_credentials_in_the_address(nginx: str) -> None:
             return "".join([chunk async for chunk in client.tail_job_logs(job_id)])
 
     assert asyncio.run(run()).endswith("through\n")
+
+
+@pytest.mark.parametrize(
+    ("through_nginx", "expected"),
+    [(True, {"address": "127.0.0.9", "proxy": "127.0.0.1"}), (False, {"address": "127.0.0.9"})],
+)
+def test_audit_tells_who_came_through_the_proxy(
+    cluster: Cluster, url: str, nginx: str, through_nginx: bool, expected: dict[str, str]
+) -> None:
+    """And not who says so: the proxy adds its client's address to what that client has sent."""
+    address, headers = (nginx, basic()) if through_nginx else (url, {})
+    name = f"nobody-{through_nginx}"
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port, timeout=30, source_address=("127.0.0.9", 0)
+    )
+    with contextlib.closing(connection):
+        forged = {"X-Forwarded-For": "10.1.2.3", **headers}
+        connection.request("DELETE", f"{parts.path}/api/jobs/{name}", headers=forged)
+        assert connection.getresponse().status == 404
+
+    def told() -> list[dict[str, str]]:
+        return [
+            {key: line[key] for key in ("address", "proxy") if key in line}
+            for line in audit(cluster, "gateway")
+            if line.get("job_id") == name
+        ]
+
+    wait_until(lambda: bool(told()), "its line")
+    assert told() == [expected]
 
 
 @pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")

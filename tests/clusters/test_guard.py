@@ -15,7 +15,6 @@ from typing import Any
 import aiohttp
 import pytest
 import requests
-from ray_jobs.dashboard_module.guard.audit import refusals_path
 from ray_jobs.dashboard_module.routes import ROUTES
 
 from ray_jobs import JobSubmissionClient
@@ -24,11 +23,13 @@ from tests.cluster import BIN, Cluster, plugin, running_cluster
 from tests.gateway import running_gateway
 from tests.waiting import wait_until
 
+from .audits import audit
 from .chromium import ATTACKER, SERVER, page_text, running_attacker
 
 ENV_VALUE, URL_PASSWORD = "s3cretvalue", "hunter22word"
 #: In an entrypoint, which the job's own log begins with.
 IN_COMMAND = "swordfish99"
+MAX_SUBMISSION_BYTES = 100_000
 #: Of Ray's own logs those in which it names environments in full.
 RAYS_OWN_LOGS = ("runtime_env_", "raylet.", "python-core-")
 READS = ("list", "job", "log", "tail", "own tail")
@@ -39,10 +40,11 @@ ONCE = {"PIP_RETRIES": "0", "RUNTIME_ENV_RETRY_TIMES": "1"}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with (
-        plugin(enabled=True),
-        running_cluster({"RAY_JOBS_ALLOWED_HOSTS": SERVER, **ONCE}, cpus=2) as cluster,
-    ):
+    settings = {
+        "RAY_JOBS_ALLOWED_HOSTS": SERVER,
+        "RAY_JOBS_MAX_SUBMISSION_BYTES": str(MAX_SUBMISSION_BYTES),
+    }
+    with plugin(enabled=True), running_cluster({**settings, **ONCE}, cpus=2) as cluster:
         yield cluster
 
 
@@ -69,16 +71,6 @@ def job_id(cluster: Cluster) -> Iterator[str]:
         wait_until(lambda: "printed" in client.get_job_logs(job_id), "its output", 30)
         yield job_id
         client.stop_job(job_id)
-
-
-def audit(cluster: Cluster, server: str) -> list[dict[str, Any]]:
-    path = cluster.logs_dir / f"ray-jobs-audit-{server}.jsonl"
-    return [
-        json.loads(line)
-        for each in (path, Path(refusals_path(str(path))))
-        if each.exists()  # something has been written
-        for line in each.read_text().splitlines()
-    ]
 
 
 def server_of(cluster: Cluster, address: str) -> str:
@@ -330,6 +322,13 @@ def test_limits(cluster: Cluster, job_id: str) -> None:
         body = {"entrypoint": "true " + "x" * 1000}
         assert requests.post(f"{url}/api/jobs/", json=body, timeout=30).status_code == 413
         assert client.get_job_status(job_id) == "RUNNING"
+
+
+def test_limit_that_ray_start_was_given(address: str) -> None:
+    """The plugin has no command line: its settings are those of the dashboard's environment."""
+    for size, status in ((MAX_SUBMISSION_BYTES // 2, 200), (MAX_SUBMISSION_BYTES, 413)):
+        body: Any = {"entrypoint": "true", "metadata": {"note": "x" * size}}
+        assert requests.post(f"{address}/api/jobs/", json=body, timeout=30).status_code == status
 
 
 def test_nothing_that_is_written_holds_a_secret(cluster: Cluster, gateway: str) -> None:
