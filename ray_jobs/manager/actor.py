@@ -200,9 +200,8 @@ class JobManager:
             )
             running = [each.attempt for each in live if each.status is JobStatus.RUNNING]
             maker = PooledSupervisors(supervisors, self._journal.epoch, self._journal.give_way)
-            forget_sockets(
-                work_dir(), CHANNEL_PREFIX
-            )  # of supervisors that died with the earlier manager
+            # Of supervisors that died with the earlier manager.
+            forget_sockets(work_dir(), CHANNEL_PREFIX)
             # Nobody else knows of those whose supervisor died after their ends were recorded.
             left = set(attempts_here()) - {each.attempt for each in live}
             found = await maker.find(pooled, running)
