@@ -63,6 +63,7 @@ class FaceConfig(msgspec.Struct, kw_only=True, frozen=True):
     #: Returns who sent a request: an address.
     client: Callable[[aiohttp.web.Request], str]
     upload_share: int = 0  #: Packages that one client may send at once; 0 for as many as all.
+    check_share: int = 0  #: Likewise, that are looked through.
     #: Jobs that may be PENDING before a submission is refused; 0 for any number.
     max_queued_jobs: int = 0
 
@@ -84,7 +85,9 @@ class Face:
         self.packages = packages
         self.logs = logs
         self.uploads = Turns(MAX_UPLOADS, config.upload_share, "packages are being uploaded")
-        self.checks = Turns(MAX_BIG_UPLOADS, 0, "packages are being looked through")
+        self.checks = Turns(
+            MAX_BIG_UPLOADS, config.check_share, "packages are being looked through"
+        )
         #: Set once the server shuts down: tails and waits end.
         self.closing = asyncio.Event()
         #: What tails wait with.
@@ -285,6 +288,12 @@ class Face:
         self._submitting.take(others=self._follower.replica.index.count(JobStatus.PENDING))
         try:
             await self._call(lambda: self._manager.submit(request_json, request_key))
+        except errors.ServerNotReady as error:
+            raise errors.ServerNotReady(
+                f"{error.message} The job may have been submitted nevertheless, as"
+                f" {submission_id}: with that submission_id it won't run twice.",
+                retry_after_s=error.retry_after_s,
+            ) from error
         finally:
             self._submitting.give_back()
         return submission_id

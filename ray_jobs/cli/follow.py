@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ray_jobs.cli import outcome
@@ -106,17 +106,3 @@ def say_end(job: JobInfo, job_id: str, *, log_is_shown: bool = False) -> None:
         print_error(f"Job {job_id} failed{ending}{message}")
     else:
         say(describe_end(job, job_id))
-
-
-def last_lines(text: str, count: int) -> str:
-    """Return the last lines of a text; one without a newline at its end counts."""
-    lines = text.splitlines(keepends=True)
-    return "".join(lines[-count:]) if count else ""
-
-
-def without_start(chunks: Iterable[str], length: int) -> Iterator[str]:
-    """Yield a stream of text without its first `length` characters."""
-    for chunk in chunks:
-        if length < len(chunk):
-            yield chunk[length:]
-        length = max(length - len(chunk), 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -11,10 +10,8 @@ import click
 from ray_jobs.cli import outcome
 from ray_jobs.cli.follow import (
     describe_end,
-    last_lines,
     say_end,
     say_how_to_go_on,
-    without_start,
     write_log,
 )
 from ray_jobs.cli.interrupts import Detached, Interrupts
@@ -69,13 +66,12 @@ def logs(
     """
     with connection.client() as client:
         if not follow:
-            text = client.get_job_logs(job_id)
-            write_log([text if tail is None else last_lines(text, tail)])
+            write_log([client.get_job_logs(job_id, lines=tail)])
             return
         try:
             with Interrupts(job_id, stop=None):
-                _follow(client, job_id, tail)
-                job = client.get_job_info(job_id)
+                write_log(client.tail_job_logs(job_id, lines=tail))
+                job = client.wait_until_finish(job_id)
         except Detached:
             say_how_to_go_on(job_id, connection)
             ctx.exit(outcome.INTERRUPTED)
@@ -86,16 +82,6 @@ def logs(
             )
             ctx.exit(outcome.ERROR)
         say(describe_end(job, job_id))
-
-
-def _follow(client: JobSubmissionClient, job_id: str, tail: int | None) -> None:
-    chunks: Iterable[str] = client.tail_job_logs(job_id)
-    if tail is not None:
-        # The log only grows: what it is now is how the stream will begin.
-        text = client.get_job_logs(job_id)
-        write_log([last_lines(text, tail)])
-        chunks = without_start(chunks, len(text))
-    write_log(chunks)
 
 
 @click.command()

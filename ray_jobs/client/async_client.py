@@ -14,7 +14,7 @@ from ray_jobs import errors, models
 from ray_jobs.client import submission
 from ray_jobs.client.address import find_address
 from ray_jobs.client.auth import check_cookies, check_headers, default_headers
-from ray_jobs.client.retry import RetryPolicy, past_limits
+from ray_jobs.client.retry import PASSING, RetryPolicy, past_limits, past_outages
 from ray_jobs.client.tls import check_verify
 from ray_jobs.client.types import Progress, ServerInfo
 from ray_jobs.models import JobDetails, JobInfo, JobStatus
@@ -165,8 +165,7 @@ class AsyncJobSubmissionClient:
             return plan.fields if plan else {}
         from ray_jobs.client.upload import upload
 
-        info = await self.get_server_info()
-        limit = info.max_package_bytes
+        limit = (await self._persistent_server_info()).max_package_bytes
         uris = [
             await past_limits(
                 functools.partial(upload, self._open(), package, limit, on_progress), self._retry
@@ -233,19 +232,33 @@ class AsyncJobSubmissionClient:
             jobs.sort(key=lambda job: job.start_time or 0, reverse=True)
         return {job.submission_id or job.job_id or "": job for job in jobs}
 
-    async def get_job_logs(self, job_id: str) -> str:
-        """Return the whole log of a job.
+    async def get_job_logs(self, job_id: str, *, lines: int | None = None) -> str:
+        """Return the log of a job.
+
+        Args:
+            lines: Only so many, the last ones; all by default. Our server sends no others.
 
         Raises:
             JobNotFound: there is no such job.
             NotASubmission: it is a driver that was started outside the job API.
         """
-        return (await self._job_request("GET", job_id, "/logs")).json(models.LogsResponse).logs
+        if lines is not None:
+            from ray_jobs.client import log_end
 
-    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+            log_end.check_lines(lines)
+            if (await self.get_server_info()).is_ray_jobs:
+                part = await log_end.read_last_lines(self._open(), job_id, lines, self._retry)
+                return part.data.decode("utf-8", "replace")
+        text = (await self._job_request("GET", job_id, "/logs")).json(models.LogsResponse).logs
+        return text if lines is None else log_end.last_lines(text, lines)
+
+    async def tail_job_logs(self, job_id: str, *, lines: int | None = None) -> AsyncIterator[str]:
         """Follow the log of a job, from its start until the job has ended and all was sent.
 
         Our server's stream is taken up again where it broke off; Ray's own has no means for that.
+
+        Args:
+            lines: Begin with so many lines, the last that there are now; with the first by default.
 
         Raises:
             JobNotFound: there is no such job.
@@ -253,13 +266,27 @@ class AsyncJobSubmissionClient:
             LogStreamInterrupted: the connection was lost, for good.
         """
         _quoted(job_id)
-        info = await self.get_server_info()
-        from ray_jobs.client import tailing
+        from ray_jobs.client import log_end, tailing
 
+        log_end.check_lines(lines)
+
+        try:
+            info = await self._persistent_server_info()
+        except PASSING as error:
+            if not self._open().has_answered:
+                raise
+            raise tailing.interrupted(job_id, 0, error) from error
+        begins = offset = 0
+        if lines is not None and info.is_ray_jobs:
+            part = await log_end.read_last_lines(self._open(), job_id, lines, self._retry)
+            offset = part.start
+        elif lines is not None:
+            text = await self.get_job_logs(job_id)
+            begins = len(text) - len(log_end.last_lines(text, lines))
         if info.is_ray_jobs:
-            chunks = tailing.tail(self._open(), job_id, self._retry)
+            chunks = tailing.tail(self._open(), job_id, self._retry, offset)
         else:
-            chunks = tailing.tail_stock(self._open(), job_id)
+            chunks = log_end.without_start(tailing.tail_stock(self._open(), job_id), begins)
         try:
             async for chunk in chunks:
                 yield chunk
@@ -310,6 +337,15 @@ class AsyncJobSubmissionClient:
                 else models.STOCK_MAX_PACKAGE_BYTES,
             )
             return self._server_info
+
+    async def _persistent_server_info(self) -> ServerInfo:
+        """Return what the server says of itself; once it has answered anything, survive outages.
+
+        Before, nothing tells that there is a server at this address, and who mistyped it waits.
+        """
+
+        ask = past_outages if self._open().has_answered else past_limits
+        return await ask(self.get_server_info, self._retry)
 
     def _lock(self) -> asyncio.Lock:
         """Return the lock of the running loop: one of another loop can't be waited for."""

@@ -73,9 +73,26 @@ async def past_limits(ask: Callable[[], Awaitable[T]], policy: RetryPolicy) -> T
     Raises:
         RayJobsError: what `ask` raises; `TooManyRequests` when the policy's window is over.
     """
+    return await _past(errors.TooManyRequests, ask, policy)
+
+
+async def past_outages(ask: Callable[[], Awaitable[T]], policy: RetryPolicy) -> T:
+    """Ask what may be asked twice, and again while the server doesn't answer, or can't.
+
+    Raises:
+        RayJobsError: what `ask` raises; one of `PASSING` when the policy's window is over.
+    """
+    return await _past(PASSING, ask, policy)
+
+
+async def _past(
+    passing: type[errors.RayJobsError] | tuple[type[errors.RayJobsError], ...],
+    ask: Callable[[], Awaitable[T]],
+    policy: RetryPolicy,
+) -> T:
     outage = Outage(policy)
     while True:
         try:
             return await ask()
-        except errors.TooManyRequests as error:
+        except passing as error:
             await outage.survive(error)

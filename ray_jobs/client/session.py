@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from yarl import URL
 
+from ray_jobs.client.transport import CONNECT_TIMEOUT_S
+
 if TYPE_CHECKING:
     import ssl
 
@@ -38,7 +40,6 @@ class Session:
 
     def get(
         self,
-        headers: Callable[[], Mapping[str, str]],
         cookies: Mapping[str, str],
         received: Sequence[tuple[str, str]],
         tls: Callable[[], ssl.SSLContext | bool],
@@ -46,10 +47,9 @@ class Session:
         """Return the session of the running loop.
 
         Args:
-            headers: Returns those to send with every request. Only called to open one, as `tls`.
             cookies: To send with every request.
             received: The URL and the Set-Cookie of answers that came before it was opened.
-            tls: Returns how certificates are verified.
+            tls: Returns how certificates are verified. Only called to open one.
         """
         loop = asyncio.get_running_loop()
         if self._session is not None and (self._pid != os.getpid() or self._loop is not loop):
@@ -60,7 +60,8 @@ class Session:
             # place of Ray's token.
             jar = aiohttp.CookieJar(unsafe=True, quote_cookie=False)
             session = aiohttp.ClientSession(
-                headers=headers(),
+                # Of WebSockets: requests bring their own.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
                 cookies=cookies,
                 cookie_jar=jar,
                 connector=aiohttp.TCPConnector(ssl=tls(), limit=0),

@@ -38,8 +38,8 @@ async def send(
 ) -> str:
     """Send a submission, and return the id of the job.
 
-    Again while the server is over a limit, else never twice: after a lost answer, the job is looked
-    for instead.
+    Again while the server is over a limit, else never twice: after a lost answer, or one that the
+    server couldn't wait for, the job is looked for instead.
 
     Args:
         on_sending: Called with the id just before, each time.
@@ -47,6 +47,7 @@ async def send(
 
     Raises:
         ServerUnreachable: there was no answer, and the job wasn't found.
+        ServerNotReady: likewise, of the manager's.
     """
     return await past_limits(lambda: _send(transport, request, on_sending, is_own_id), policy)
 
@@ -62,18 +63,18 @@ async def _send(
         on_sending(submission_id)
     try:
         answer = (await transport.request("POST", "/api/jobs/", json=request)).check()
-    except errors.ServerUnreachable as error:
+    except (errors.ServerUnreachable, errors.ServerNotReady) as error:
         from ray_jobs.client.connection_errors import was_sent
 
         if not was_sent(error):
             raise
         if is_own_id and await _exists(transport, submission_id):
             return submission_id
-        raise errors.ServerUnreachable(
-            error.message,
-            hint=f"The job may have been submitted nevertheless, as {submission_id}: ask for its "
-            "status, or submit it again with that submission_id (it won't run twice).",
-        ) from error
+        error.hint = (
+            f"The job may have been submitted nevertheless, as {submission_id}: ask for its status,"
+            " or submit it again with that submission_id (it won't run twice)."
+        )
+        raise
     return answer.json(models.SubmitResponse).submission_id
 
 

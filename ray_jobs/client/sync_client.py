@@ -128,16 +128,17 @@ class JobSubmissionClient:
         """Return jobs by submission id (drivers: by their job id), newest first."""
         return self._background.run(self._async.list_jobs(status=status, limit=limit))
 
-    def get_job_logs(self, job_id: str) -> str:
-        """Return the whole log of a job."""
-        return self._background.run(self._async.get_job_logs(job_id))
+    def get_job_logs(self, job_id: str, *, lines: int | None = None) -> str:
+        """Return the log of a job, or its last `lines`."""
+        return self._background.run(self._async.get_job_logs(job_id, lines=lines))
 
-    def tail_job_logs(self, job_id: str) -> Stream[str]:
+    def tail_job_logs(self, job_id: str, *, lines: int | None = None) -> Stream[str]:
         """Follow the log of a job, from its start until the job has ended and all was sent.
 
-        For `for`, and for `async for`, which Ray's own client wants here.
+        Or from the last `lines` that there are now. For `for`, and for `async for`, which Ray's own
+        client wants here.
         """
-        return Stream(self._async.tail_job_logs(job_id), self._background)
+        return Stream(self._async.tail_job_logs(job_id, lines=lines), self._background)
 
     def watch_job(self, job_id: str) -> Stream[JobInfo]:
         """Yield a job as it is now, then after each change, the last time when it has ended.

@@ -24,10 +24,15 @@ LASTING_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
 
 
-async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncGenerator[str, None]:
+async def tail(
+    transport: Transport, job_id: str, policy: RetryPolicy, offset: int = 0
+) -> AsyncGenerator[str, None]:
     """Follow a log on our server, from its first byte to its last.
 
     A lost connection is opened anew where the stream broke off: no byte is lost or comes twice.
+
+    Args:
+        offset: The byte to begin with.
 
     Raises:
         JobNotFound: there is no such job.
@@ -36,10 +41,9 @@ async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncG
     path = f"{API_PREFIX}/jobs/{quoted(job_id)}/logs/tail"
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     outage = Outage(policy)
-    offset = 0
     is_cut_off = False
     while True:
-        opened = time.monotonic()
+        opened: float | None = None
         try:
             connection = await transport.websocket(path, f"offset={offset}")
             opened = time.monotonic()
@@ -67,19 +71,26 @@ async def tail(transport: Transport, job_id: str, policy: RetryPolicy) -> AsyncG
             )
         except PASSING as error:
             failure = error
-        if time.monotonic() - opened > LASTING_S:
+        if opened is not None and time.monotonic() - opened > LASTING_S:
             outage.over()
         try:
             await outage.survive(failure)
         except errors.RayJobsError as error:
-            raise errors.LogStreamInterrupted(
-                f"The log stream of {job_id} broke off after {offset} bytes: {error}",
-                hint=f"The job goes on. Its whole log: get_job_logs({job_id!r}).",
-            ) from error
+            raise interrupted(job_id, offset, error) from error
     # Told once, though the connection may be lost after it was heard of.
     rest = decoder.decode(b"", final=True) + (CUT_OFF_NOTICE if is_cut_off else "")
     if rest:
         yield rest
+
+
+def interrupted(
+    job_id: str, offset: int, error: errors.RayJobsError
+) -> errors.LogStreamInterrupted:
+    """Return what is raised when a stream isn't taken up again."""
+    return errors.LogStreamInterrupted(
+        f"The log stream of {job_id} broke off after {offset} bytes: {error}",
+        hint=f"The job goes on. Its whole log: get_job_logs({job_id!r}).",
+    )
 
 
 async def tail_stock(transport: Transport, job_id: str) -> AsyncGenerator[str, None]:

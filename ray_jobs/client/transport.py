@@ -17,7 +17,7 @@ from ray_jobs.client.address import Address
 from ray_jobs.client.auth import authorization, find_token
 from ray_jobs.client.proxies import find_proxy
 from ray_jobs.client.tls import ssl_argument
-from ray_jobs.errors import InvalidRequest
+from ray_jobs.errors import AuthenticationFailed, InvalidRequest
 
 if TYPE_CHECKING:
     import ssl
@@ -35,6 +35,8 @@ CONNECT_TIMEOUT_S = 10.0
 #: Silence that is taken for a server which won't answer any more. Ray's own server may take 30 s
 #: to find its agent before it answers a submission.
 READ_TIMEOUT_S = 120.0
+#: Until a WebSocket is open: the server looks for the job, and no further.
+WEBSOCKET_TIMEOUT_S = 30.0
 #: After the last byte of a package: the server puts it into the GCS before it answers.
 UPLOAD_READ_TIMEOUT_S = 600.0
 MAX_REDIRECTS = 5
@@ -102,6 +104,10 @@ class Transport:
         self._verify = verify
         self._session: Session | None = None
         self._plain_left = PLAIN_REQUESTS
+        #: The latest that was found.
+        self._token: str | None = None
+        #: Whether there has been any answer: the address is right.
+        self.has_answered = False
 
     def _opened(self) -> aiohttp.ClientSession:
         """Return the aiohttp session of the running loop."""
@@ -109,17 +115,20 @@ class Transport:
             from ray_jobs.client.session import Session
 
             self._session = Session()
-        return self._session.get(
-            self._all_headers, self._cookies, self._received_cookies, self._tls
-        )
+        return self._session.get(self._cookies, self._received_cookies, self._tls)
 
     def _place(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Return what holds a place among the requests at once; there is a session."""
         return contextlib.nullcontext() if self._session is None else self._session.places
 
     def _all_headers(self) -> dict[str, str]:
-        """Return the headers that go with every request."""
-        headers = authorization(self._headers, self.address.basic_auth, find_token())
+        """Return the headers that go with every request, with the token as it is by now."""
+        try:
+            self._token = find_token()
+        except AuthenticationFailed:
+            if self._token is None:  # else its file is being replaced
+                raise
+        headers = authorization(self._headers, self.address.basic_auth, self._token)
         if not any(name.lower() == "user-agent" for name in headers):
             headers["User-Agent"] = "ray-jobs"
         return headers
@@ -172,6 +181,7 @@ class Transport:
             answer = await self._plainly(
                 method, url, extra, body, read_timeout
             ) or await self._by_session(method, url, extra, body, read_timeout, is_held)
+            self.has_answered = True
             target = _redirect(method, url, answer)
             if target is None:
                 return answer
@@ -235,6 +245,8 @@ class Transport:
         where = f"{method} {_without_query(url)}"
         proxy = find_proxy(self.address)
         session = self._opened()
+        headers = CIMultiDict(self._all_headers())
+        headers.update(extra)
         place = contextlib.nullcontext() if is_held else self._place()
         with mapped(where, self.address, proxy):
             async with (
@@ -243,7 +255,7 @@ class Transport:
                     method,
                     URL(url, encoded=True),
                     data=body,
-                    headers=extra,
+                    headers=headers,
                     allow_redirects=False,
                     proxy=proxy,
                     timeout=aiohttp.ClientTimeout(
@@ -269,9 +281,12 @@ class Transport:
         proxy = find_proxy(self.address)
         with mapped(where, self.address, proxy):
             try:
-                connection: WebSocket = await self._opened().ws_connect(
-                    url, proxy=proxy, max_msg_size=0
+                opening = self._opened().ws_connect(
+                    url, headers=self._all_headers(), proxy=proxy, max_msg_size=0
                 )
+                # By older versions of aiohttp it is bounded by nothing else.
+                connection: WebSocket = await asyncio.wait_for(opening, WEBSOCKET_TIMEOUT_S)
+                self.has_answered = True
                 return connection
             except aiohttp.WSServerHandshakeError as error:
                 if not error.status:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from ray_jobs import errors
 from ray_jobs.client.retry import PASSING, Outage, RetryPolicy
@@ -16,6 +17,9 @@ from ray_jobs.models import API_PREFIX, JobDetails, JobInfo
 LONG_POLL_S = 25.0
 #: Between two requests to a server that can't hold them.
 POLL_S = 0.5
+
+#: An answer may come so long after the end of the caller's time, in seconds; then it is given up.
+GRACE_S = 3.0
 
 #: Asks for a job: (longest wait in seconds, what is known of it) -> what it is now.
 Ask = Callable[[float, JobInfo | None], Awaitable[JobInfo]]
@@ -86,13 +90,19 @@ async def watch(
     outage = Outage(policy, None if math.isinf(deadline) else deadline)
     ask: Ask | None = None
     known: JobInfo | None = None
+
+    async def once(patience: float, known: JobInfo | None) -> JobInfo:
+        nonlocal ask
+        if ask is None:
+            ask = await find_ask()
+        return await ask(patience, known)
+
     while True:
         started = time.monotonic()
-        patience = min(max(deadline - started, 0.0), LONG_POLL_S)
+        left_s = max(deadline - started, 0.0)
+        patience = min(left_s, LONG_POLL_S)
         try:
-            if ask is None:
-                ask = await find_ask()
-            job = await ask(patience, known)
+            job = await _within(left_s + GRACE_S, once(patience, known))
         except PASSING as error:
             await outage.survive(error)
             continue
@@ -107,6 +117,14 @@ async def watch(
         if not changed and now - started < min(patience, POLL_S):
             # The server doesn't hold requests, or not for this kind of job.
             await asyncio.sleep(min(POLL_S, deadline - now))
+
+
+async def _within(seconds: float, answer: Coroutine[Any, Any, JobInfo]) -> JobInfo:
+    """Return an answer that comes in time. Raises `ServerUnreachable`."""
+    try:
+        return await asyncio.wait_for(answer, None if math.isinf(seconds) else seconds)
+    except asyncio.TimeoutError as error:
+        raise errors.ServerUnreachable("The server didn't answer in time.") from error
 
 
 async def wait(

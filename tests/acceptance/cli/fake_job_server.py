@@ -207,6 +207,7 @@ class FakeJobServer:
             web.get(f"{API_PREFIX}/jobs", self._page),
             web.get(f"{API_PREFIX}/jobs/{{id}}", self._get),
             web.get(f"{API_PREFIX}/jobs/{{id}}/wait", self._wait),
+            web.get(f"{API_PREFIX}/jobs/{{id}}/logs", self._raw_log),
             web.get(f"{API_PREFIX}/jobs/{{id}}/logs/tail", self._tail),
         ]
 
@@ -293,6 +294,19 @@ class FakeJobServer:
             return missing
         log = self.jobs[request.match_info["id"]].log.decode(errors="replace")
         return web.json_response({"logs": log})
+
+    async def _raw_log(self, request: web.Request) -> web.Response:
+        """Answer with the end of a log: clients ask for `bytes=-N`."""
+        if missing := self._missing(request):
+            return missing
+        log = self.jobs[request.match_info["id"]].log
+        data = log[-int(request.headers["Range"].removeprefix("bytes=-")) :]
+        where = f"{len(log) - len(data)}-{len(log) - 1}" if data else "*"
+        return web.Response(
+            status=206 if data else 416,
+            body=data,
+            headers={"Content-Range": f"bytes {where}/{len(log)}"},
+        )
 
     async def _wait(self, request: web.Request) -> web.Response:
         if missing := self._missing(request):

@@ -120,6 +120,15 @@ def test_followed_logs_end_with_0_however_the_job_ended(
     assert (result.exit_code, result.stdout) == (0, "1\n2\n3\n")
     assert "Job a FAILED (exit code 4)" in result.stderr
     assert invoke("logs", "--follow", "--tail", "1", "a").stdout == "3\n"
+    # No byte before it was sent.
+    assert ("GET", "/api/jobs/a/logs") not in server.requests
+
+
+def test_the_end_of_a_log_of_rays_server(stock_server: FakeJobServer, invoke: Invoke) -> None:
+    stock_server.add_job("a", status="SUCCEEDED", log=b"1\n2\n3\n")
+    where = ("--address", stock_server.url)
+    assert invoke("logs", *where, "--tail", "2", "a").stdout == "2\n3\n"
+    assert invoke("logs", *where, "-f", "--tail", "2", "a").stdout == "2\n3\n"
 
 
 @pytest.mark.parametrize("stock", [False, True])

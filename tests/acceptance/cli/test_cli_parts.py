@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from ray_jobs.cli.follow import last_lines, without_start
 from ray_jobs.cli.options import Connection
 from ray_jobs.cli.render import age_of, duration_of, format_seconds
 from ray_jobs.cli.terminal import PATIENCE_S, Spinner, UploadProgress
@@ -48,19 +47,6 @@ def test_times_of_jobs() -> None:
     assert duration_of(_job("PENDING", 1000), 10_000) == "-"
     assert duration_of(_job("RUNNING", 1000), 10_000) == "9s"
     assert duration_of(_job("FAILED", 1000, 3000), 10_000) == "2s"
-
-
-def test_last_lines() -> None:
-    assert last_lines("a\nb\nc", 2) == "b\nc"
-    assert last_lines("a\nb\n", 1) == "b\n"
-    assert last_lines("a\n", 9) == "a\n"
-    assert last_lines("a\n", 0) == ""
-
-
-def test_without_start() -> None:
-    chunks = ["ab", "cd", "ef"]
-    for length in range(8):
-        assert "".join(without_start(chunks, length)) == "abcdef"[length:]
 
 
 def test_commands_to_show_are_quoted() -> None:
