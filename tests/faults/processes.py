@@ -12,6 +12,7 @@ from ray_jobs import JobSubmissionClient
 from tests.waiting import wait_until
 
 ATTEMPT_VARIABLE = b"RAY_JOBS_ATTEMPT="
+ZYGOTE = "ray-jobs-zygote"
 #: Seconds. Nothing else on the machine sleeps for so long.
 UNMARKED_SLEEP = 31415926
 
@@ -86,6 +87,17 @@ def named(name: str, argument: str = "") -> list[int]:
             if argument.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
+
+
+def zygotes(argument: str = "") -> list[int]:
+    """Return the pids of our zygotes. `argument`: as of `named`."""
+    found = []
+    for pid in named(ZYGOTE, argument):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == pid:
+                found.append(pid)
+    # A keeper that has just been forked has the zygote's name, but not in a session of its own.
+    return sorted(set(found) & set(named(ZYGOTE, argument)))
 
 
 def in_session(session: int) -> list[int]:

@@ -19,7 +19,7 @@ from ray_jobs.models import JobStatus
 from tests.cluster import Cluster
 from tests.faults.campaign import KINDS, campaign
 from tests.faults.faces import gateways, kill_dashboard, lenient_cluster, watched_dashboard
-from tests.faults.processes import named, runs, send, titled
+from tests.faults.processes import runs, send, titled, zygotes
 from tests.faults.stored import check_kv_is_as_listed
 from tests.faults.table import rounds
 from tests.gateway import running_gateway
@@ -148,10 +148,10 @@ async def test_manager_of_the_previous_version(
         ) as run:
             running = [run.workload.begin(kind) for kind in ("held", "own")]
             pids = [await run.workload.pid(each) for each in running]
-            zygotes = set(named("ray-jobs-zygote"))
+            before = set(zygotes())
             await run.inject(upgrade, len(VERSIONS) - 1, (0.5, 2.0))
             await asyncio.to_thread(check_old_gateway, old_gateway)
-            assert set(named("ray-jobs-zygote")) > zygotes, "a new version has its own"
+            assert set(zygotes()) > before, "a new version has its own"
             assert all(map(runs, pids))
         check_kv_is_as_listed(cluster)
         with JobSubmissionClient(cluster.address) as client:

@@ -18,7 +18,7 @@ import pytest
 
 from ray_jobs import keeper
 from ray_jobs.keeper.sockets import ORPHANS_SUFFIX
-from tests.faults.processes import named, processes
+from tests.faults.processes import processes, zygotes
 from tests.waiting import wait_for_line, wait_until
 
 TIMEOUT_S = 10.0
@@ -105,7 +105,7 @@ class Node:
 
     def zygote(self) -> int:
         """Return its pid."""
-        [pid] = zygotes(self.folder)
+        [pid] = zygotes(str(self.folder))
         return pid
 
     def adopt(self, attempt: str) -> tuple[KeeperClient, dict[str, Any]]:
@@ -143,17 +143,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
-def zygotes(folder: Path) -> list[int]:
-    """Return the pids of the zygotes of a folder."""
-    found = []
-    for pid in named("ray-jobs-zygote", str(folder)):
-        # Not who has just been forked, and will be a keeper.
-        with contextlib.suppress(ProcessLookupError):
-            if os.getsid(pid) == pid:
-                found.append(pid)
-    return found
-
-
 def processes_in(folder: Path) -> list[str]:
     """Return the processes whose working directory is a folder: of the jobs that work there."""
     found = []
@@ -187,7 +176,7 @@ def session_folder(
         monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
         yield folder
         raylet.kill()
-    wait_until(lambda: not zygotes(folder), "its zygotes are gone")
+    wait_until(lambda: not zygotes(str(folder)), "its zygotes are gone")
 
 
 def supervisor_order(attempt: str, entrypoint: str) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from ray_jobs.keeper.processes import has_ended, identity_of
 from ray_jobs.keeper.sockets import read_line
 from ray_jobs.supervisor import node
 from ray_jobs.supervisor.actor import JobSupervisor
-from tests.faults.processes import parent_of, send
+from tests.faults.processes import parent_of, send, zygotes
 from tests.waiting import wait_until
 
-from .conftest import processes_in, supervisor_order, zygotes
+from .conftest import processes_in, supervisor_order
 
 TIMEOUT_S = 20.0
 LOST_S = 1.0
@@ -77,7 +77,7 @@ async def test_it_is_not_told_before_the_zygote_has_ended_the_rest(
 ) -> None:
     job = begin(supervisor, tmp_path, "(env -i setsid sleep 300 &); exec sleep 300")
     shell = await shell_of(tmp_path, 2)
-    [zygote] = zygotes(session_folder)
+    [zygote] = zygotes(str(session_folder))
     send(zygote, signal.SIGSTOP)
     send(parent_of(shell))
     done, _ = await asyncio.wait([job], timeout=0.3)
@@ -102,7 +102,7 @@ async def test_without_a_zygote_it_finds_them_itself(
     job = begin(supervisor, tmp_path, family)
     shell = await shell_of(tmp_path, 2)
     keeper = parent_of(shell)
-    for zygote in zygotes(session_folder):
+    for zygote in zygotes(str(session_folder)):
         send(zygote)
     send(keeper)
     await until_lost(job)

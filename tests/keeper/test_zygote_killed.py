@@ -15,10 +15,10 @@ import pytest
 from ray_jobs.keeper import zygote_source
 from ray_jobs.supervisor import actor, node
 from ray_jobs.supervisor.actor import JobSupervisor
-from tests.faults.processes import runs, send
+from tests.faults.processes import runs, send, zygotes
 from tests.waiting import wait_until
 
-from .conftest import supervisor_order, zygotes
+from .conftest import supervisor_order
 
 TIMEOUT_S = 20.0
 
@@ -50,7 +50,7 @@ class Killer:
             await asyncio.to_thread(wait_until, lambda: not runs(dying), "a zygote's end")
         _, writer = await self._connect(source)  # so that there is one
         writer.close()
-        [zygote] = zygotes(self._folder)
+        [zygote] = zygotes(str(self._folder))
         self._killed = zygote
         os.kill(zygote, signal.SIGSTOP)
         connection = await self._connect(source)

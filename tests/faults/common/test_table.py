@@ -15,7 +15,7 @@ from tests.faults.actor_killer import OWN, POOLED, actor_killer
 from tests.faults.campaign import KINDS, Campaign, campaign
 from tests.faults.common.modes import Mode
 from tests.faults.leftovers import check_nothing_left
-from tests.faults.processes import kill_titled, named, runs, send, titled
+from tests.faults.processes import kill_titled, runs, send, titled, zygotes
 from tests.faults.supervisors import (
     MANAGER,
     SUPERVISOR,
@@ -65,7 +65,7 @@ async def send_to_one(run: Campaign, signum: signal.Signals) -> bool:
 
 
 def kill_zygotes(_: Campaign) -> bool:
-    pids = named("ray-jobs-zygote")
+    pids = zygotes()
     for pid in pids:
         send(pid)
     return bool(pids)
