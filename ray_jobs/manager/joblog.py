@@ -129,7 +129,8 @@ class JobLogs:
         Resumes where an earlier manager ended: the position is the size of the file here. Trouble
         with the disk, here or there, or with Ray's object store, through which large pieces go,
         never decides what becomes of the job: once it has `ended`, a copy that fails twice in a row
-        is given up. Returns whether the copy is complete. Raises `Superseded`, and `GONE`.
+        is given up, and one of an attempt that couldn't even be started has no end to wait for.
+        Returns whether the copy is complete. Raises `Superseded`, and `GONE`.
 
         What was dropped of the log before it was copied stays dropped: a hole here too.
         """
@@ -160,6 +161,8 @@ class JobLogs:
                 offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
                 continue
             is_last_try = False
+            if ended.done() and (ended.cancelled() or ended.exception() is not None):
+                return False
             offset += len(data)
             if complete:
                 if cant_bound is not None:

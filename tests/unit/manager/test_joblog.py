@@ -100,6 +100,25 @@ async def test_copy_that_fails_until_after_the_end_is_told_to_the_reader(tmp_pat
         assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is False
 
 
+async def test_copy_ends_where_the_job_could_not_even_be_started(tmp_path: Path) -> None:
+    """Its node's disk is full, or has no Python any more: there will never be a last byte."""
+
+    class NotStarted(Remote):
+        async def call(self, *_: Any) -> Any:
+            await asyncio.sleep(0)
+            return b"", False
+
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    remote = cast(Any, NotStarted(b""))
+    copying = asyncio.ensure_future(JobLogs(str(tmp_path)).copy_remote(RUNNING, remote, ended))
+    await asyncio.wait([copying], timeout=0.1)
+    assert not copying.done()
+    failure = RayTaskError("run", "", OSError(errno.ENOSPC, "No space left on device"))
+    ended.set_exception(failure)
+    assert await asyncio.wait_for(copying, 10) is False
+    assert ended.exception() is failure  # for who waits for the end
+
+
 DISK_FAILS = RayTaskError("read_log", "", OSError(errno.EIO, "Input/output error"))
 LOST = ObjectLostError("", "", "")
 
