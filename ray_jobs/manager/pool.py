@@ -66,7 +66,8 @@ class PoolSettings:
     #: Supervisors that are started at once: each keeps a core busy.
     starts_at_once: int = 2
     #: There are never more, dead ones' successors included: jobs wait for others to end then.
-    #: Those of another version, which take no further job, come on top.
+    #: Those of another version, which take no further job, come on top, and so does who takes over
+    #: a job that runs: its own supervisor died, and left the room.
     most: int = 1000
 
     @property
@@ -130,6 +131,8 @@ class Pool:
         self._settings = settings
         self._members: list[Member] = []
         self._waiting: deque[asyncio.Future[Member]] = deque()
+        #: Of those that wait, who wants to take over a job that runs.
+        self._adopters: set[asyncio.Future[Member]] = set()
         self._waiting_since = 0.0
         self._served_at = time.monotonic()
         self._starting = 0
@@ -149,7 +152,7 @@ class Pool:
         member = Member(handle, jobs, time.monotonic(), retires)
         self._members.append(member)
         self.spawn(self._watch(member))
-        self._end_if_retired(member)
+        self._end_if_surplus(member)
         self._serve()
         self._look_after(0)
         return member
@@ -159,7 +162,11 @@ class Pool:
         self._look_after(0)
 
     async def acquire(self, *, first: bool = False) -> Member:
-        """Return a supervisor with room for a job. `first`: before all that wait already."""
+        """Return a supervisor with room for a job.
+
+        Args:
+            first: For a job that runs: before all that wait already, and though the pool is full.
+        """
         member = self._with_room()
         if member is None:
             return await self._wait(first)
@@ -176,7 +183,7 @@ class Pool:
         now = time.monotonic()
         member.jobs -= 1
         member.idle_since = now
-        self._end_if_retired(member)
+        self._end_if_surplus(member)
         self._releases.append((now, ran_s))
         while self._releases[0][0] < now - RATE_WINDOW_S:
             self._releases.popleft()
@@ -204,8 +211,9 @@ class Pool:
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _end_if_retired(self, member: Member) -> None:
-        if member.retires and member.jobs <= 0 and member in self._members:
+    def _end_if_surplus(self, member: Member) -> None:
+        too_many = len(self._staying) > self._settings.most and not self._adopters
+        if (member.retires or too_many) and member.jobs <= 0 and member in self._members:
             self._members.remove(member)
             self.spawn(self._maker.end(member.handle))
 
@@ -216,7 +224,7 @@ class Pool:
 
     @property
     def _is_full(self) -> bool:
-        return len(self._staying) >= self._settings.most
+        return len(self._staying) >= self._settings.most and not self._adopters
 
     def _with_room(self) -> Member | None:
         """Return the fullest supervisor that has room, so that others become idle."""
@@ -236,6 +244,8 @@ class Pool:
         future: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
         if first:
             self._waiting.appendleft(future)
+            self._adopters.add(future)
+            future.add_done_callback(self._adopters.discard)
         else:
             self._waiting.append(future)
         self._look_after(GROWTH_DELAY_S if self._staying else 0)
@@ -286,7 +296,7 @@ class Pool:
         """Return how many supervisors should be started now."""
         settings = self._settings
         staying = self._staying
-        bound = settings.most - len(staying) - self._starting
+        bound = max(settings.most - len(staying), len(self._adopters)) - self._starting
         may = min(settings.starts_at_once - self._starting, bound)
         room = sum(settings.jobs_each - member.jobs for member in staying)
         coming = self._starting * settings.jobs_each

@@ -196,17 +196,48 @@ async def test_there_are_never_more_than_fit(maker: FakeMaker) -> None:
     pool = Pool(maker, PoolSettings(warm=1, starts_at_once=4, most=3))
     members = [await soon(pool.acquire()) for _ in range(3)]
     waiting = asyncio.ensure_future(pool.acquire())
-    adopting = asyncio.ensure_future(pool.acquire(first=True))
     await asyncio.sleep(0.05)
     assert (maker.made, waiting.done(), pool.stalled_for_s()) == (3, False, 0.0)
     # One dies: there is room for another, for the job that it had.
     maker.kill(members[0].handle)
     pool.bury(members[0])
+    adopting = asyncio.ensure_future(pool.acquire(first=True))
+    await asyncio.sleep(0)
     pool.release(members[0])
     await soon(adopting)
     assert (maker.made, waiting.done()) == (4, False)
     pool.release(members[1])
     assert await soon(waiting) is members[1]
+
+
+async def test_who_takes_over_a_job_that_runs_waits_for_no_other(maker: FakeMaker) -> None:
+    """Its own supervisor died, which was none of the pool's: what that took is free."""
+    pool = Pool(maker, PoolSettings(warm=0, starts_at_once=1, most=1))
+    member = await soon(pool.acquire())
+    waiting = asyncio.ensure_future(pool.acquire())
+    adopters = [await soon(pool.acquire(first=True)) for _ in range(2)]
+    assert (maker.made, waiting.done()) == (3, False)
+    # Those that are too many end with their jobs, whichever these are.
+    pool.release(member)
+    pool.release(adopters[0])
+    await maker.until(lambda: maker.living == {adopters[1].handle})
+    assert not waiting.done()
+    pool.release(adopters[1])
+    assert await soon(waiting) is adopters[1]
+
+
+async def test_who_gives_up_to_take_over_leaves_no_room(maker: FakeMaker) -> None:
+    maker.failures = 1
+    pool = Pool(maker, PoolSettings(warm=0, starts_at_once=1, most=1))
+    await soon(pool.acquire())
+    adopting = asyncio.ensure_future(pool.acquire(first=True))
+    await asyncio.sleep(0)
+    adopting.cancel()
+    await asyncio.wait([adopting])
+    waiting = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0.05)
+    assert (len(maker.living), waiting.done()) == (1, False)
+    waiting.cancel()
 
 
 async def test_a_job_that_is_stopped_while_it_waits(maker: FakeMaker) -> None:
