@@ -121,7 +121,12 @@ async def connect_to_zygote(
     namespace = os.stat("/proc/self/ns/mnt").st_ino
     # And one of another version, whose orders may differ, keeps what it has.
     version = hashlib.sha256(source.encode()).hexdigest()[:8]
-    name = f"zygote-{namespace}-{version}"
+    # Nodes may share the folder, on one machine or by a network disk.
+    try:
+        raylet, start = identity_of(raylet_pid())
+    except ProcessLookupError:
+        await asyncio.Event().wait()
+    name = f"zygote-{namespace}-{version}-{raylet}-{start}-{read_boot_id()[:8]}"
     deadline = time.monotonic() + ZYGOTE_START_TIMEOUT_S
     while True:
         try:
