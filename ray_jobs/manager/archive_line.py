@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ray_jobs.records import JobRecord, to_details
+from ray_jobs.records import JobRecord, as_text, to_details
 from ray_jobs.scrubbing import redact
 
 _encode = msgspec.json.Encoder().encode
@@ -50,4 +50,7 @@ def archive_line(record: JobRecord, log: FoundLog | None, now_ms: int) -> bytes:
             "bytes": log.bytes,
             "removed": log.was_removed,
         }
-    return _encode(line) + b"\n"
+    try:
+        return _encode(line) + b"\n"
+    except UnicodeEncodeError:  # the record in the store holds replacements too
+        return _encode(as_text(line)) + b"\n"

@@ -286,6 +286,24 @@ async def test_a_broken_archive_loses_nothing(
     assert sorted(ids(archived(tmp_path))) == ["a", "b", "c"]
 
 
+async def test_a_record_that_is_no_text_leaves_too(start: Start, tmp_path: Path) -> None:
+    """YAML may say half of a surrogate pair: in a conda file on the head, which nobody refuses."""
+    manager = await start(most_jobs=0)
+    record = msgspec.structs.replace(
+        new_record("a"), runtime_env={"conda": {"dependencies": ["half \ud800"]}}
+    )
+    assert await manager.journal.create(record)
+    ended = await manager.journal.update(
+        "a",
+        lambda each: msgspec.structs.replace(each, status=JobStatus.SUCCEEDED, end_time=wall_ms()),
+    )
+    manager.retention.ended(ended)
+    await manager.run("b")
+    await manager.until_left("a", "b")
+    [line] = [each for each in archived(tmp_path) if each["submission_id"] == "a"]
+    assert line["runtime_env"] == {"conda": {"dependencies": ["half ?"]}}
+
+
 @pytest.mark.parametrize("moment", ["opened", "copied"])
 async def test_a_log_that_cant_be_read_keeps_its_own_job_only(
     start: Start,
