@@ -16,6 +16,7 @@ from ray_jobs.claims import EPOCH_PREFIX, KV_NAMESPACE
 from ray_jobs.kv import KeyValueStore, put_if_absent, together
 from ray_jobs.kv import Superseded as Superseded
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE, Mirror, mirror_key
+from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord, decode_record, encode_record, from_mirror
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,27 @@ class KvStore:
             if self._epoch:
                 # Before they can end: who reads them next would take them for deleted ones.
                 await self.mirror.show(unmirrored)
+                records = await self._without_half_claimed(records, mirrored)
         return records
+
+    async def _without_half_claimed(
+        self, records: list[JobRecord], mirrored: AbstractSet[str]
+    ) -> list[JobRecord]:
+        """Drop what a manager that was killed had half claimed: Ray's own server has the id."""
+        claimed = {
+            each.submission_id: each
+            for each in records
+            if each.status is JobStatus.PENDING and each.submission_id in mirrored
+        }
+        theirs = {
+            each.submission_id: each
+            for each in await self.load_mirror(list(claimed))
+            if each.start_time != claimed[each.submission_id].start_time
+        }
+        for submission_id in theirs:
+            await self.check_epoch()
+            await self._kv.delete(KV_NAMESPACE, RECORD_PREFIX + submission_id)
+        return [theirs.get(each.submission_id, each) for each in records]
 
     async def load_mirror(self, submission_ids: Sequence[str]) -> list[JobRecord]:
         """Return jobs of Ray's own server as they are now."""

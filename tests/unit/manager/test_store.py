@@ -55,6 +55,22 @@ async def test_id_of_a_job_of_rays_own_server_is_taken(kv: MemoryKv) -> None:
     assert kv.mirror("a")["entrypoint"] == "sleep 1"
 
 
+async def test_id_that_was_half_claimed_is_that_of_rays_own_server(kv: MemoryKv) -> None:
+    """The manager was killed between the two places."""
+    key = MIRROR_KEY_PREFIX + "a"
+    theirs = b'{"status": "RUNNING", "entrypoint": "sleep 1", "start_time": 5}'
+    kv.data[MIRROR_NAMESPACE, key] = theirs
+    kv.data[KV_NAMESPACE, RECORD_PREFIX + "a"] = encode_record(RECORD)
+    other = msgspec.structs.replace(RECORD, submission_id="b")
+    store = await claimed(kv)
+    assert await store.create(other)
+    records = {each.submission_id: each for each in await store.load()}
+    assert records["b"] == other
+    assert (records["a"].foreign, records["a"].status) == (True, JobStatus.RUNNING)
+    assert kv.data[MIRROR_NAMESPACE, key] == theirs
+    assert (KV_NAMESPACE, RECORD_PREFIX + "a") not in kv.data
+
+
 async def test_claim_whose_answer_was_lost_is_ours(kv: MemoryKv) -> None:
     store = await claimed(kv)
     kv.lost_answers = 1
