@@ -107,11 +107,12 @@ class LogBound:
         self._sizes = OrderedDict({**old, **self._sizes})
 
     def renamed(self, name: str, new_name: str) -> None:
-        """Note that the log of a deleted job was set aside."""
+        """Note that the log of a deleted job was set aside: the first to be removed."""
         size = self._sizes.get(name)
         if size is not None:
             self._drop(name)
             self._add(new_name, size)
+            self._sizes.move_to_end(new_name, last=False)
 
     def _add(self, name: str, size: int) -> None:
         self._sizes[name] = size

@@ -63,7 +63,7 @@ class PooledSeat:
         try:
             outcome: dict[str, Any] = await self.call("run", epoch, order, released)
         except RayError:
-            self._member.released += released  # if it lives, it hears of them again
+            self._tell_soon(released)  # if it lives, it hears of them again
             raise
         if "ended_at_ms" in outcome:
             self._ran_s = (outcome["ended_at_ms"] - outcome["started_at_ms"]) / 1000
@@ -82,9 +82,12 @@ class PooledSeat:
         if self._member.retires:  # it may be gone before it hears of it later
             await _release(self, [attempt])
             return
-        if not self._member.released:
+        self._tell_soon([attempt])
+
+    def _tell_soon(self, attempts: list[str]) -> None:
+        if attempts and not self._member.released:
             asyncio.get_running_loop().call_later(RELEASE_DELAY_S, self._tell_released)
-        self._member.released.append(attempt)
+        self._member.released += attempts
 
     def _tell_released(self) -> None:
         released = self._released()

@@ -284,3 +284,19 @@ async def test_no_bound(tmp_path: Path) -> None:
     write(tmp_path, "a")
     bound.ended("a")
     assert [each.name for each in tmp_path.iterdir()] == [log_name("a")]
+
+
+async def test_an_earlier_jobs_log_that_is_set_aside_goes_first(tmp_path: Path) -> None:
+    bound = LogBound(str(tmp_path), MAX_BYTES)
+    logs = JobLogs(str(tmp_path), bound)
+    bound.open([], lambda _: False)
+    for name in "abc":
+        write(tmp_path, name)
+        bound.ended(name)
+    # The job "c" is deleted, and its id given to another.
+    logs.begin(JobRecord(submission_id="c", entrypoint="true", status=JobStatus.PENDING))
+    [aside] = [path for path in tmp_path.iterdir() if path.name.startswith(log_name("c") + ".")]
+    write(tmp_path, "c")
+    bound.ended("c")
+    await asyncio.to_thread(wait_until, aside.is_symlink, "it is removed", 5)
+    await until_removed(tmp_path, set(), "abc")
