@@ -10,7 +10,7 @@ import aiohttp.web
 
 from ray_jobs import _ray
 
-from .face import MAX_UPLOADS, FaceConfig
+from .face import MAX_BIG_UPLOADS, MAX_UPLOADS, FaceConfig
 from .guard import Guard, GuardSettings, settings
 from .guard.clients import addresses, counted_as
 from .guard.limits import share_of
@@ -74,6 +74,7 @@ def face_config(
         max_queued_jobs=guarded.max_queued_jobs,
         client=lambda request: counted_as(addresses(request, guarded.trusted_proxies)[0]),
         upload_share=share_of(MAX_UPLOADS, guarded.max_client_share),
+        check_share=share_of(MAX_BIG_UPLOADS, guarded.max_client_share),
     )
 
 

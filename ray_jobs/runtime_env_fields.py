@@ -57,11 +57,13 @@ def _check_plain(field: str, value: object) -> None:
     pending: list[tuple[object, int]] = [(value, 1)]
     while pending:
         item, depth = pending.pop()
-        if isinstance(item, str) and "\x00" in item:
-            raise InvalidRuntimeEnv(f"{_shown(field)} holds a NUL character.")
-        if isinstance(item, int) and not MIN_INTEGER <= item <= MAX_INTEGER:
-            raise InvalidRuntimeEnv(f"{_shown(field)} holds a number of more than 64 bits.")
-        if isinstance(item, dict | list):
+        if isinstance(item, str):
+            if "\x00" in item:
+                raise InvalidRuntimeEnv(f"{_shown(field)} holds a NUL character.")
+        elif isinstance(item, int):
+            if not MIN_INTEGER <= item <= MAX_INTEGER:
+                raise InvalidRuntimeEnv(f"{_shown(field)} holds a number of more than 64 bits.")
+        elif isinstance(item, (dict, list)):
             if depth > MAX_DEPTH:
                 raise InvalidRuntimeEnv(
                     f"{_shown(field)} is nested more than {MAX_DEPTH} levels deep."

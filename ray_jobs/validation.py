@@ -24,6 +24,10 @@ MAX_FEASIBLE_ID_BYTES = 255 - len("job-driver-.log")
 #: The kernel takes no argument or environment string over 128 KiB, its final NUL included
 #: (MAX_ARG_STRLEN).
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
+#: Each value of an array takes three bytes at least of what can be handed to a driver. As many more
+#: are far from enough for what can't: this is looked at before each value is.
+MAX_VALUES = MAX_ARGUMENT_BYTES // 3 + 4096
+MAX_RESOURCES = 1000
 #: The variable by which a driver's `ray.init()` learns its runtime environment and metadata. The
 #: name is Ray's, literally.
 JOB_CONFIG_ENV_VAR = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -52,6 +56,7 @@ def parse_submit_request(body: bytes) -> SubmitRequest:
         raise InvalidRequest("The body is nested too deeply.") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The body must be a JSON object with the key 'entrypoint'.")
+    _check_count(data)
     present = {key: value for key, value in data.items() if value is not None}
     if "entrypoint" not in present:
         raise InvalidRequest("The key 'entrypoint' is missing: give the shell command to run.")
@@ -68,11 +73,30 @@ def parse_submit_request(body: bytes) -> SubmitRequest:
     return request
 
 
+def _check_count(data: object) -> None:
+    """Refuse a body of so many values that it would take long to look at each."""
+    left = MAX_VALUES
+    pending = [data]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, (dict, list)):
+            left -= len(item)
+            if left < 0:
+                raise InvalidRequest(
+                    f"The body holds more than {MAX_VALUES:,} values. Put large data into a file of"
+                    " the working_dir instead."
+                )
+            pending.extend(item.values() if isinstance(item, dict) else item)
+
+
 def validate(request: SubmitRequest) -> None:
     """Raise `InvalidRequest` with what is wrong and what would be right, or return."""
     submission_id = request.submission_id or request.job_id
     if submission_id:
         check_submission_id(submission_id)
+    for name in ("entrypoint_resources", "entrypoint_label_selector"):
+        if len(getattr(request, name) or ()) > MAX_RESOURCES:
+            raise InvalidRequest(f"{name} holds more than {MAX_RESOURCES:,} names.")
     check_fields(request.runtime_env or {})
     check_feasible(request)
     for name, text in (request.metadata or {}).items():

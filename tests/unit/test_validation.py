@@ -134,3 +134,41 @@ def test_the_submission_id_of_the_user_does_not_win() -> None:
     assert config["metadata"] == {"job_submission_id": "real", "job_name": "real", "k": "v"}
     named = json.loads(job_config_json({}, {"job_name": "mine"}, "real"))
     assert named["metadata"]["job_name"] == "mine"
+
+
+MANY = 2 * 1024 * 1024 // 20
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"runtime_env": {"pip": [0] * MANY}},
+        {"runtime_env": {"conda": {"a": [[[[]]]] * MANY}}},
+        {"runtime_env": dict.fromkeys(map(str, range(MANY)), 0)},
+        {"runtime_env": {"env_vars": dict.fromkeys(map(str, range(MANY)), "")}},
+        {"metadata": dict.fromkeys(map(str, range(MANY)), "")},
+        {"entrypoint_resources": dict.fromkeys(map(str, range(MANY)), 1)},
+        {"entrypoint_label_selector": dict.fromkeys(map(str, range(MANY)), "a")},
+        dict.fromkeys(map(str, range(MANY)), 0),
+    ],
+)
+def test_what_would_take_long_to_look_at_is_not_looked_at(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value by itself, on the event loop of Ray's dashboard."""
+    monkeypatch.setattr("ray_jobs.validation.validate", None)
+    with pytest.raises(InvalidRequest, match="holds more than 47,786 values"):
+        parse(**fields)
+
+
+def test_as_many_values_as_a_driver_can_be_handed() -> None:
+    most = (MAX_ARGUMENT_BYTES - 200) // len('"", ')
+    assert len(parse(runtime_env={"pip": [""] * most}).runtime_env["pip"]) == most
+
+
+@pytest.mark.parametrize("field", ["entrypoint_resources", "entrypoint_label_selector"])
+def test_more_resources_than_anybody_has(field: str) -> None:
+    value: Any = 1 if field == "entrypoint_resources" else "a"
+    assert parse(**{field: dict.fromkeys(map(str, range(1000)), value)})
+    with pytest.raises(InvalidRequest, match=f"{field} holds more than 1,000 names"):
+        parse(**{field: dict.fromkeys(map(str, range(1001)), value)})

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator
 import aiohttp.web
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from ray_jobs.dashboard_module import package_check, turns
+from ray_jobs.dashboard_module import hosting, package_check, turns
+from ray_jobs.dashboard_module.guard import GuardSettings
 from ray_jobs.dashboard_module.routes import answers, definitions
 from yarl import URL
 
+from ray_jobs.errors import ServerNotReady
 from tests.archives import MIB, inflating_zip, zip_of, zip_of_size
 
 from .fakes import Client, Cluster
@@ -191,6 +193,27 @@ async def test_a_refusal_after_the_client_was_told_to_go_on(
     async with client.put(PATH, data=data, expect100=True) as answer:
         assert answer.status == 413
         assert "remote URI" in await answer.text()
+
+
+async def test_one_client_leaves_checks_to_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose archives take long to be looked through has one looked through at a time."""
+    monkeypatch.setattr(turns, "TURN_TIMEOUT_S", 0.2)
+    guarded = GuardSettings()
+    config = hosting.face_config(
+        guarded, log_dir="", session_name="", ray_version="", ray_commit=""
+    )
+    face = cluster.face(
+        client=lambda request: request.headers["X-Client"], check_share=config.check_share
+    )
+    async with face.checks.hold("busy"):
+        with pytest.raises(ServerNotReady, match="looked through"):
+            async with face.checks.hold("busy"):
+                pass
+        async with face.checks.hold("other"):
+            pass
+    await face.close()
 
 
 async def test_one_client_leaves_uploads_to_others(
