@@ -52,7 +52,11 @@ async def test_a_followed_log_is_given_up(server: JobServer, silent: str) -> Non
     assert time.monotonic() - began < SOON_S
 
 
-async def test_an_answer_that_is_long_in_coming_is_no_connection(server: JobServer) -> None:
+async def test_an_answer_that_is_long_in_coming_is_no_connection(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "WEBSOCKET_TIMEOUT_S", SOON_S)
+
     async def refuse_late(_request: web.Request) -> web.Response:
         time.sleep(0.15)  # noqa: ASYNC251 - longer than what lasts
         return web.Response(status=503, text="Busy")
