@@ -142,7 +142,14 @@ class JobLogs:
                 read = functools.partial(
                     seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
                 )
-                data, complete, *dropped = await patiently(read, (ActorUnavailableError,))
+                piece = asyncio.ensure_future(patiently(read, (ActorUnavailableError,)))
+                try:
+                    await asyncio.wait((piece, ended), return_when=asyncio.FIRST_COMPLETED)
+                    if has_failed(ended):
+                        return False
+                    data, complete, *dropped = await piece
+                finally:
+                    piece.cancel()
                 offset += sum(dropped)
                 if data:
                     self._write_at(record.submission_id, record.log_base_bytes + offset, data)
@@ -161,8 +168,6 @@ class JobLogs:
                 offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
                 continue
             is_last_try = False
-            if ended.done() and (ended.cancelled() or ended.exception() is not None):
-                return False
             offset += len(data)
             if complete:
                 if cant_bound is not None:
@@ -190,6 +195,10 @@ class JobLogs:
                 left, position = left[written:], position + written
         finally:
             os.close(fd)
+
+
+def has_failed(work: asyncio.Future[Any]) -> bool:
+    return work.done() and (work.cancelled() or work.exception() is not None)
 
 
 def timestamped(text: str) -> str:

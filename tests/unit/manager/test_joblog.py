@@ -105,8 +105,7 @@ async def test_copy_ends_where_the_job_could_not_even_be_started(tmp_path: Path)
 
     class NotStarted(Remote):
         async def call(self, *_: Any) -> Any:
-            await asyncio.sleep(0)
-            return b"", False
+            await asyncio.Event().wait()  # until there is more to read
 
     ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     remote = cast(Any, NotStarted(b""))
