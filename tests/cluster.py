@@ -101,27 +101,34 @@ class Cluster:
         resources: dict[str, float] | None = None,
         inside: Sequence[str] = (),
         ip: str | None = None,
+        shares_files: bool = False,
     ) -> int:
         """Start a node that joins. Returns the id of the session that its Ray processes are in.
 
         Args:
             inside: The command that runs another one on a host of its own.
             ip: Of that host.
+            shares_files: With the head, as Ray's nodes on one machine do by default.
         """
         self._added += 1
         name = f"node{self._added}"
-        (self.folder / name).mkdir()
+        self.last_node_folder.mkdir()
         self._start_node(
             name,
             f"--address={self.gcs_address}",
             # Files of its own, as on a machine of its own.
-            f"--temp-dir={self.folder / name}",
+            *([] if shares_files else [f"--temp-dir={self.last_node_folder}"]),
             f"--num-cpus={cpus}",
             f"--resources={json.dumps(resources or {})}",
             *([f"--node-ip-address={ip}"] if ip else []),
             inside=inside,
         )
         return self._nodes[-1].pid
+
+    @property
+    def last_node_folder(self) -> Path:
+        """Where the node that was added last has its files, unless it shares the head's."""
+        return self.folder / f"node{self._added}"
 
     def _start_node(self, name: str, *arguments: str, inside: Sequence[str] = ()) -> None:
         log = (self.folder / f"{name}.out").open("wb")

@@ -229,6 +229,10 @@ def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
     if os.fork() != 0:
         return
     os.setsid()
+    # Who reads there waits for its end.
+    silent_fd = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent_fd, 2)
+    os.close(silent_fd)
     libc.prctl(PR_SET_NAME, ZYGOTE_NAME, 0, 0, 0)
     become_subreaper()
     # Ray makes its workers the first victims of the kernel's OOM killer. A keeper must outlive its

@@ -285,24 +285,35 @@ class JobSupervisor:
         async with attempt.lock:
             if attempt.task is not None or attempt.finished.is_set():
                 return
-            if order["fresh_log"] and not is_claimed(attempt.directory):
-                set_aside(attempt.log_path)
-            spawn_order = {
-                "attempt": attempt.id,
-                "directory": attempt.directory,
-                "argv": entrypoint_argv(order),
-                "env": entrypoint_env(order, self._surroundings),
-                "cwd": self._surroundings.cwd,
-                "log_path": attempt.log_path,
-                "log_header": order["log_header"],
-                "niceness": self._surroundings.niceness,
-            }
-            status, reader, writer = await self._spawned(spawn_order)
-            if status["state"] != "exists":
-                self._follow(attempt, status, reader, writer)
-            else:
-                writer.close()
-                await self._attach(attempt)
+            try:
+                await self._begin(attempt, order)
+            except Exception as error:
+                # A full disk, mostly. It is never begun then: this order may come twice.
+                if not claim(attempt.directory):
+                    raise
+                logger.exception("The attempt %s can't be started.", attempt.id)
+                attempt.status = {"state": "failed_to_start", "error": str(error)}
+                attempt.finished.set()
+
+    async def _begin(self, attempt: Attempt, order: dict[str, Any]) -> None:
+        if order["fresh_log"] and not is_claimed(attempt.directory):
+            set_aside(attempt.log_path)
+        spawn_order = {
+            "attempt": attempt.id,
+            "directory": attempt.directory,
+            "argv": entrypoint_argv(order),
+            "env": entrypoint_env(order, self._surroundings),
+            "cwd": self._surroundings.cwd,
+            "log_path": attempt.log_path,
+            "log_header": order["log_header"],
+            "niceness": self._surroundings.niceness,
+        }
+        status, reader, writer = await self._spawned(spawn_order)
+        if status["state"] != "exists":
+            self._follow(attempt, status, reader, writer)
+        else:
+            writer.close()
+            await self._attach(attempt)
 
     async def _spawned(self, order: dict[str, Any]) -> Spawned:
         """Have a keeper forked. Returns its first status, and the connection to it.

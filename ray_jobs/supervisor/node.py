@@ -117,16 +117,10 @@ async def connect_to_zygote(
     """
     directory = work_dir()
     own_folder(directory)
-    # A container sees other files than its node: it needs a zygote of its own.
-    namespace = os.stat("/proc/self/ns/mnt").st_ino
-    # And one of another version, whose orders may differ, keeps what it has.
-    version = hashlib.sha256(source.encode()).hexdigest()[:8]
-    # Nodes may share the folder, on one machine or by a network disk.
     try:
-        raylet, start = identity_of(raylet_pid())
+        name = zygote_name(source)
     except ProcessLookupError:
         await asyncio.Event().wait()
-    name = f"zygote-{namespace}-{version}-{raylet}-{start}-{read_boot_id()[:8]}"
     deadline = time.monotonic() + ZYGOTE_START_TIMEOUT_S
     while True:
         try:
@@ -142,13 +136,39 @@ async def connect_to_zygote(
             )
         except subprocess.CalledProcessError as error:
             if error.returncode > 0 or time.monotonic() > deadline:
-                raise
+                # Its own words would be the whole program.
+                reason = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                raise ZygoteError(
+                    f"The node's zygote can't be started: {''.join(reason) or error.returncode}"
+                ) from None
             continue  # it was killed
+        except subprocess.TimeoutExpired:
+            raise ZygoteError(
+                f"The node's zygote doesn't start: nothing in {ZYGOTE_START_TIMEOUT_S:g} s."
+            ) from None
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
             return await connect_unix(directory, name)
         # Another supervisor is about to start it; there is no event to wait for across
         # processes before its socket exists.
         await asyncio.sleep(ZYGOTE_RETRY_S)
+
+
+class ZygoteError(RuntimeError):
+    """No zygote can be started on this node."""
+
+
+def zygote_name(source: str) -> str:
+    """Return the name of the socket of this node's zygote.
+
+    Raises ProcessLookupError once the node's raylet is gone.
+    """
+    # A container sees other files than its node: it needs a zygote of its own.
+    namespace = os.stat("/proc/self/ns/mnt").st_ino
+    # And one of another version, whose orders may differ, keeps what it has.
+    version = hashlib.sha256(source.encode()).hexdigest()[:8]
+    # Nodes may share the folder, on one machine or by a network disk.
+    raylet, start = identity_of(raylet_pid())
+    return f"zygote-{namespace}-{version}-{raylet}-{start}-{read_boot_id()[:8]}"
 
 
 def start_zygote(source: str, directory: str, name: str) -> None:
@@ -163,7 +183,7 @@ def start_zygote(source: str, directory: str, name: str) -> None:
         env={key: os.environ[key] for key in ZYGOTE_ENV_VARS if key in os.environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         check=True,
         timeout=ZYGOTE_START_TIMEOUT_S,
     )

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import JobSubmissionClient
+from ray_jobs import JobInfo, JobSubmissionClient
+from ray_jobs.keeper import zygote_source
 from ray_jobs.models import JobStatus
+from ray_jobs.supervisor.node import zygote_name
 from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.processes import named
 from tests.waiting import wait_until
 
 ELSEWHERE = {"elsewhere": 1.0}
@@ -154,6 +157,36 @@ def test_ray_reads_the_log_too(client: JobSubmissionClient, cluster: Any) -> Non
     # What Ray's own server would ask after the plugin was disabled: the agent of the node.
     url = f"{info.driver_agent_http_address}/api/job_agent/jobs/{job_id}/logs"
     assert requests.get(url, timeout=30).json()["logs"].endswith("there\n")
+
+
+def test_node_on_which_nothing_can_be_started(
+    client: JobSubmissionClient, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk: what it needs can't be made."""
+    broken = {"broken": 1.0}
+    cluster.add_node(cpus=1, resources=broken)
+    folder = cluster.last_node_folder
+    wait_until(lambda: bool([*folder.glob("session_*/logs")]), "its files", 60)
+    [logs] = {each.resolve() for each in folder.glob("session_*/logs")}
+    wait_until(lambda: len(named("raylet", argument=str(folder))) == 1, "its raylet", 60)
+    [raylet] = named("raylet", argument=str(folder))
+    monkeypatch.setenv("RAY_RAYLET_PID", str(raylet))
+    in_the_way = logs.with_name("ray_jobs") / f"{zygote_name(zygote_source())}.lock"
+    in_the_way.parent.mkdir(mode=0o700)
+    in_the_way.mkdir()
+
+    def run() -> JobInfo:
+        job_id = client.submit_job(entrypoint="true", entrypoint_resources=broken)
+        return client.wait_until_finish(job_id, timeout=60)
+
+    for _ in range(2):  # the first one's supervisor is gone, with what it had reserved
+        info = run()
+        assert info.status is JobStatus.FAILED
+        assert "The entrypoint could not be started: The node's zygote" in (info.message or "")
+        assert f"Is a directory: '{in_the_way}'" in (info.message or ""), info.message
+    in_the_way.rmdir()
+    assert run().status is JobStatus.SUCCEEDED
+    cluster.kill_last_node()
 
 
 def test_node_that_dies_fails_its_job(client: JobSubmissionClient, cluster: Cluster) -> None:

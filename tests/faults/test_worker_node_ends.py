@@ -13,7 +13,7 @@ from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.campaign import campaign
-from tests.faults.processes import in_session, named, send
+from tests.faults.processes import in_session, named, send, zygotes
 from tests.faults.table import rounds
 from tests.faults.talking import Talker
 from tests.waiting import wait_until
@@ -75,6 +75,27 @@ def end_under_a_job(cluster: Cluster, end: Callable[[int], None], pause_s: float
     wait_until(lambda: not talker.processes(), "its processes are gone", GONE_S)
     cluster.kill_last_node()
     return noticed_s
+
+
+def test_a_node_that_shares_the_heads_files(cluster: Cluster) -> None:
+    """Its end ends its own job, and none of the head's, though it was the first to run one."""
+    session = cluster.add_node(resources={"doomed": 1}, shares_files=True)
+    for pid in zygotes(str(cluster.folder)):
+        send(pid)
+    with JobSubmissionClient(cluster.address) as client:
+        theirs = Talker(client, cluster.logs_dir, "doomed")
+        theirs.wait_until_it_talks()
+        ours = client.submit_job(entrypoint="exec sleep 300")
+        wait_until(lambda: client.get_job_status(ours) is JobStatus.RUNNING, "it runs", 30)
+        kill_raylet(session)
+        wait_until(lambda: not theirs.processes(), "its processes are gone", GONE_S)
+        info = client.wait_until_finish(theirs.job_id, timeout=NOTICED_S)
+        assert info.status is JobStatus.FAILED
+        assert "node" in (info.message or ""), info.message
+        assert client.get_job_status(ours) is JobStatus.RUNNING
+        client.stop_job(ours)
+        assert client.wait_until_finish(ours, timeout=30).status is JobStatus.STOPPED
+    cluster.kill_last_node()
 
 
 @rounds()

@@ -197,8 +197,10 @@ class Judge:
             and (record.message or "").startswith("Job supervisor actor died: ")
         )
         self.claim(bool(facts.disturbed) or its_node_is_gone or is_given_up, "rule 7", what)
-        is_lost = record.error_type == JobErrorType.JOB_SUPERVISOR_ACTOR_DIED.value
-        self.claim(is_lost, "its reason", what)
+        wanted = {JobErrorType.JOB_SUPERVISOR_ACTOR_DIED.value}
+        if "start" in facts.disturbed and not facts.begun:
+            wanted.add(JobErrorType.JOB_ENTRYPOINT_COMMAND_START_ERROR.value)
+        self.claim(record.error_type in wanted, "its reason", what)
         self.claim(process.name not in facts.told, "rule 7", f"{process} knew better: {what}")
 
     def _check_nothing_lives(self, record: JobRecord, facts: Facts) -> None:

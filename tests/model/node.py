@@ -32,7 +32,7 @@ class NodeWatcher(Protocol):
         """An entrypoint has ended by itself, under a keeper that lives."""
 
     def is_disturbed(self, attempt: str, reason: str) -> None:
-        """A keeper was killed, or its node has died."""
+        """A keeper was killed, its node has died, or it couldn't be started."""
 
     def is_stopped(self, attempt: str, signal: int) -> None:
         """A keeper that lives is told to end its job."""
@@ -233,6 +233,8 @@ class Node:
         self.short_jobs = 0.4
         #: How many of the zygotes are killed between a connection and its fork.
         self.killed_zygotes = 0.03
+        #: How many of the jobs can't even be started, for a full disk say.
+        self.failing_starts = 0.03
         #: A fork takes so long at most, in seconds.
         self.slowest_fork_s = 0.005
         #: Whether Ray can start actors here. It can't while its disk is full, say.
@@ -260,6 +262,12 @@ class Node:
             keeper.node_dies()
 
     # --- what a supervisor calls ----------------------------------------------------------------
+
+    def entrypoint_argv(self, order: dict[str, Any]) -> list[str]:
+        if self.rng.random() < self.failing_starts:
+            self.watcher.is_disturbed(order["attempt"], "start")
+            raise OSError("No space left on device")
+        return []
 
     async def connect_to_zygote(self) -> tuple[asyncio.StreamReader, Pipe]:
         await asyncio.sleep(self.rng.uniform(0, CONNECT_S))

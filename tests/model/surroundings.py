@@ -104,7 +104,7 @@ def _of_node() -> dict[str, Any]:
         "never_begins": lambda directory: here().never_begins(directory),
         "keeper_is_gone": lambda directory: here().keeper_is_gone(directory),
         "kill_left": lambda attempt: here().kill_left(attempt),
-        "entrypoint_argv": lambda order: [],
+        "entrypoint_argv": lambda order: here().entrypoint_argv(order),
         "entrypoint_env": lambda order, surroundings: {},
         "Surroundings": lambda: types.SimpleNamespace(cwd="/", niceness=0, boot_id=""),
         "listen": _no_socket,

@@ -21,6 +21,7 @@ def world() -> Iterator[World]:
     world = World(seed=1, warm=1, jobs_each=1)
     for node in world.nodes:
         node.short_jobs = 0.0
+        node.failing_starts = 0.0
     world.loop.run_for(1.0)
     yield world
     try:
