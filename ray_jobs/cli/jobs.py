@@ -98,11 +98,10 @@ def wait(ctx: click.Context, job_id: str, timeout: float | None, connection: Con
         try:
             with Interrupts(job_id, stop=None), Spinner(f"Waiting for job {job_id}"):
                 job = client.wait_until_finish(job_id, timeout=timeout)
-        except WaitTimeout:
-            print_error(
-                f"Job {job_id} has not ended within {timeout:g} s.",
-                f"It goes on. Follow its log: {connection.command('logs', '-f', job_id)}",
-            )
+        except WaitTimeout as error:
+            goes_on = f"It goes on. Follow its log: {connection.command('logs', '-f', job_id)}"
+            # Of a server that doesn't answer nobody knows what becomes of its jobs.
+            print_error(error.message, None if error.__cause__ else goes_on)
             ctx.exit(outcome.TIMEOUT)
         except Detached:
             say_how_to_go_on(job_id, connection)

@@ -200,3 +200,15 @@ def test_rays_own_server_is_enough_for_everything_else(
     assert invoke("logs", *address, "a").stdout == "out\n"
     assert "had ended already" in invoke("stop", *address, "a").stdout
     assert invoke("delete", *address, "a").exit_code == 0
+
+
+def test_wait_says_when_the_server_is_silent(
+    server: FakeJobServer, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_jobs.client.waiting.GRACE_S", 0.1)
+    server.add_job("a", status="RUNNING")
+    server.held.add(("GET", "/api/"))
+    result = invoke("wait", "--timeout", "0.1", "a")
+    assert result.exit_code == 124
+    assert "has not ended within 0.1 s, as far as known: The server didn't answer" in result.stderr
+    assert "It goes on" not in result.stderr
