@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 NODE_IS_GONE = "the node on which it ran is gone."
 
 
+class NotThereError(RuntimeError):
+    """A supervisor is on another node than the attempt."""
+
+
 class Adopting:
     """Gives running jobs other supervisors."""
 
@@ -39,7 +43,30 @@ class Adopting:
         """Find the supervisor of a job that an earlier manager led, or another one, as `adopt`."""
         if lead.seat is None:
             await until_done(functools.partial(self._placing.find_own, lead))
+            await self._check_place(lead, record)
         await self.adopt(lead, record, math.inf)
+
+    async def _check_place(self, lead: Lead, record: JobRecord) -> None:
+        """Take a supervisor that was found from the job unless it is where the attempt is.
+
+        A manager that was about to be replaced may have made it, on any node: it would say of an
+        attempt that runs elsewhere that it never began.
+        """
+        seat = lead.seat
+        if seat is None:
+            return
+        try:
+            epoch = self._services.journal.epoch
+            where = await patiently(functools.partial(seat.call, "describe", epoch))
+            if where["node_id"] == record.driver_node_id:
+                return
+            error: Exception = NotThereError(where["node_id"])
+        except Superseded:
+            raise
+        except Exception as trouble:  # noqa: BLE001 - whatever it is, the job runs on
+            error = trouble
+        logger.info("Another supervisor is needed for %s: %s", lead.submission_id, brief(error))
+        await _unseat(lead, error)
 
     async def adopt(self, lead: Lead, record: JobRecord, lived_s: float) -> None:
         """Have the job's supervisor take over its attempt; a new one if that has died.

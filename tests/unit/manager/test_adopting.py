@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -29,12 +30,17 @@ RUNNING = msgspec.structs.replace(
 
 
 class FakeActor:
-    """An actor handle whose `adopt` does what it is told."""
+    """An actor handle whose `adopt` does what it is told, on a node."""
 
-    def __init__(self, result: dict[str, Any] | Exception) -> None:
+    def __init__(self, result: dict[str, Any] | Exception, node_id: str = "elsewhere") -> None:
         self.orders: list[Any] = []
         self.adopt = self
+        self.describe = SimpleNamespace(remote=self._describe)
+        self._node_id = node_id
         self._result = result
+
+    async def _describe(self, epoch: int) -> dict[str, Any]:
+        return {"node_id": self._node_id}
 
     async def remote(self, epoch: int, order: Any) -> dict[str, Any]:
         self.orders.append(order)
@@ -215,6 +221,18 @@ async def test_the_supervisor_of_an_earlier_manager_is_found_though_the_gcs_was_
     await asyncio.wait_for(adopting(cluster).resume(lead, RUNNING), TIMEOUT_S)
     assert cluster.found.orders
     assert not cluster.made
+
+
+async def test_a_supervisor_of_the_jobs_on_another_node_is_not_asked() -> None:
+    """A manager that was about to be replaced has made it: it would say that nothing was begun."""
+    cluster = FakeCluster({"state": "running"})
+    cluster.found = FakeActor({"state": "unknown"}, node_id="a third one")
+    lead = Lead("a", recovering=True)
+    await asyncio.wait_for(adopting(cluster).resume(lead, RUNNING), TIMEOUT_S)
+    assert cluster.found.orders == []
+    assert cluster.ended == [cluster.found]
+    [adopter] = cluster.made
+    assert adopter.orders
 
 
 def test_pauses_grow_while_supervisors_die_young(monkeypatch: pytest.MonkeyPatch) -> None:
