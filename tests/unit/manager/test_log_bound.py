@@ -150,6 +150,8 @@ async def test_a_full_disk_is_bounded_and_tells_so(
         fill(disk)
         bound = LogBound(str(disk), MAX_BYTES)
         bound.open([], lambda _: False)
+        assert bound._task is not None
+        await bound._task
         await until_removed(disk, {"d"}, "abcd")
         assert looks[0] == [False, False, False, True]
         again = LogBound(str(disk), MAX_BYTES)

@@ -102,7 +102,8 @@ async def test_it_does_not_grow_for_jobs_that_are_served_soon(
     maker: FakeMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Longer than they take together on any machine: it is "soon" for each of them.
-    monkeypatch.setattr(pool_module, "GROWTH_DELAY_S", 60.0)
+    for name in ("GROWTH_DELAY_S", "REFILL_DELAY_S"):
+        monkeypatch.setattr(pool_module, name, 60.0)
     pool = Pool(maker, PoolSettings(warm=1, starts_at_once=2))
     pool.fill()
     await maker.until(lambda: len(maker.living) == 1)
