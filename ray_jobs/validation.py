@@ -24,8 +24,8 @@ MAX_FEASIBLE_ID_BYTES = 255 - len("job-driver-.log")
 #: The kernel takes no argument or environment string over 128 KiB, its final NUL included
 #: (MAX_ARG_STRLEN).
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
-#: Each value of an array takes three bytes at least of what can be handed to a driver. As many more
-#: are far from enough for what can't: this is looked at before each value is.
+#: Of one body. A driver can be handed no more: each takes three bytes of an argument at least. The
+#: rest is for what isn't handed on. Counted before any value is looked at.
 MAX_VALUES = MAX_ARGUMENT_BYTES // 3 + 4096
 MAX_RESOURCES = 1000
 #: The variable by which a driver's `ray.init()` learns its runtime environment and metadata. The

@@ -269,24 +269,24 @@ class AsyncJobSubmissionClient:
         from ray_jobs.client import log_end, tailing
 
         log_end.check_lines(lines)
-
         try:
             info = await self._persistent_server_info()
         except PASSING as error:
             if not self._open().has_answered:
                 raise
             raise tailing.interrupted(job_id, 0, error) from error
-        begins = offset = 0
-        if lines is not None and info.is_ray_jobs:
-            part = await log_end.read_last_lines(self._open(), job_id, lines, self._retry)
-            offset = part.start
-        elif lines is not None:
-            text = await self.get_job_logs(job_id)
-            begins = len(text) - len(log_end.last_lines(text, lines))
         if info.is_ray_jobs:
+            offset = 0
+            if lines is not None:
+                part = await log_end.read_last_lines(self._open(), job_id, lines, self._retry)
+                offset = part.start
             chunks = tailing.tail(self._open(), job_id, self._retry, offset)
         else:
-            chunks = log_end.without_start(tailing.tail_stock(self._open(), job_id), begins)
+            chunks = tailing.tail_stock(self._open(), job_id)
+            if lines is not None:
+                text = await self.get_job_logs(job_id)
+                passed = len(text) - len(log_end.last_lines(text, lines))
+                chunks = log_end.without_start(chunks, passed)
         try:
             async for chunk in chunks:
                 yield chunk

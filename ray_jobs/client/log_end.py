@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import AsyncGenerator
 from typing import NamedTuple, TypeVar
@@ -91,8 +92,9 @@ async def _read(transport: Transport, job_id: str, wanted: str) -> Part:
 async def without_start(
     chunks: AsyncGenerator[str, None], length: int
 ) -> AsyncGenerator[str, None]:
-    """Yield a stream of text without its first `length` characters."""
-    async for chunk in chunks:
-        if length < len(chunk):
-            yield chunk[length:]
-        length = max(length - len(chunk), 0)
+    """Yield a stream of text without its first `length` characters. Closes it at the end."""
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            if length < len(chunk):
+                yield chunk[length:]
+            length = max(length - len(chunk), 0)

@@ -117,9 +117,11 @@ class Transport:
             self._session = Session()
         return self._session.get(self._cookies, self._received_cookies, self._tls)
 
-    def _place(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Return what holds a place among the requests at once; there is a session."""
-        return contextlib.nullcontext() if self._session is None else self._session.places
+    def _place(self, is_held: bool) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return what holds a place among the requests at once, if a request takes one."""
+        if is_held or self._session is None:
+            return contextlib.nullcontext()
+        return self._session.places
 
     def _all_headers(self) -> dict[str, str]:
         """Return the headers that go with every request, with the token as it is by now."""
@@ -247,10 +249,9 @@ class Transport:
         session = self._opened()
         headers = CIMultiDict(self._all_headers())
         headers.update(extra)
-        place = contextlib.nullcontext() if is_held else self._place()
         with mapped(where, self.address, proxy):
             async with (
-                place,
+                self._place(is_held),
                 session.request(
                     method,
                     URL(url, encoded=True),

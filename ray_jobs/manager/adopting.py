@@ -58,15 +58,13 @@ class Adopting:
         try:
             epoch = self._services.journal.epoch
             where = await patiently(functools.partial(seat.call, "describe", epoch))
-            if where["node_id"] == record.driver_node_id:
-                return
-            error: Exception = NotThereError(where["node_id"])
+            if where["node_id"] != record.driver_node_id:
+                raise NotThereError(where["node_id"])
         except Superseded:
             raise
-        except Exception as trouble:  # noqa: BLE001 - whatever it is, the job runs on
-            error = trouble
-        logger.info("Another supervisor is needed for %s: %s", lead.submission_id, brief(error))
-        await _unseat(lead, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on
+            logger.info("Another supervisor is needed for %s: %s", lead.submission_id, brief(error))
+            await _unseat(lead, error)
 
     async def adopt(self, lead: Lead, record: JobRecord, lived_s: float) -> None:
         """Have the job's supervisor take over its attempt; a new one if that has died.

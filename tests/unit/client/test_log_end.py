@@ -115,6 +115,13 @@ async def test_what_is_no_number_of_lines(server: JobServer, lines: int) -> None
             await anext(client.tail_job_logs("a", lines=lines))
 
 
+def test_last_lines() -> None:
+    assert log_end.last_lines("a\nb\nc", 2) == "b\nc"
+    assert log_end.last_lines("a\nb\n", 1) == "b\n"
+    assert log_end.last_lines("a\n", 9) == "a\n"
+    assert log_end.last_lines("a\n", 0) == ""
+
+
 async def test_without_start() -> None:
     for length in range(8):
 
@@ -124,3 +131,19 @@ async def test_without_start() -> None:
 
         found = [chunk async for chunk in log_end.without_start(chunks(), length)]
         assert "".join(found) == "abcdef"[length:]
+
+
+async def test_who_leaves_a_stream_early_closes_it() -> None:
+    closed = []
+
+    async def chunks() -> AsyncGenerator[str, None]:
+        try:
+            yield "ab"
+            yield "cd"
+        finally:
+            closed.append(True)
+
+    rest = log_end.without_start(chunks(), 1)
+    assert await anext(rest) == "b"
+    await rest.aclose()
+    assert closed == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -41,6 +42,14 @@ def impatient(address: str) -> AsyncJobSubmissionClient:
     return client
 
 
+def answer_late(server: JobServer, path: str, late_s: float, answer: web.Response) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        await asyncio.sleep(late_s)
+        return web.Response(status=answer.status, body=answer.body)
+
+    server.overrides["GET", path] = handler
+
+
 async def test_a_followed_log_is_given_up(server: JobServer, silent: str) -> None:
     """Though each try takes longer than a connection that counts as one that lasted."""
     began = time.monotonic()
@@ -56,12 +65,8 @@ async def test_an_answer_that_is_long_in_coming_is_no_connection(
     server: JobServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "WEBSOCKET_TIMEOUT_S", SOON_S)
-
-    async def refuse_late(_request: web.Request) -> web.Response:
-        time.sleep(0.15)  # noqa: ASYNC251 - longer than what lasts
-        return web.Response(status=503, text="Busy")
-
-    server.overrides["GET", TAIL] = refuse_late
+    # Longer than what lasts.
+    answer_late(server, TAIL, 0.15, web.Response(status=503, text="Busy"))
     began = time.monotonic()
     async with impatient(server.url) as client:
         with pytest.raises(errors.LogStreamInterrupted, match="Busy"):
@@ -95,12 +100,8 @@ async def test_a_late_answer_within_the_grace_counts(
     server: JobServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "GRACE_S", SOON_S)
-
-    async def answer_late(_request: web.Request) -> web.Response:
-        time.sleep(0.2)  # noqa: ASYNC251 - longer than is waited for
-        return web.json_response(job("a", status="SUCCEEDED", end_time=1))
-
-    server.overrides["GET", "/api/ray_jobs/v1/jobs/a/wait"] = answer_late
+    ended = job("a", status="SUCCEEDED", end_time=1)
+    answer_late(server, "/api/ray_jobs/v1/jobs/a/wait", 0.2, web.json_response(ended))
     async with impatient(server.url) as client:
         info = await client.wait_until_finish("a", 0.05)
     assert info.status is JobStatus.SUCCEEDED
