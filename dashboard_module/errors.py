@@ -109,6 +109,9 @@ def guarded(respond: Respond) -> Callable[[Handler], Handler]:
                     note_reason(_reason(error, answer.status))
                 if isinstance(error, ServerFull):
                     answer.force_close()
+                # A body's stream keeps the error that broke it off; the error's frames would keep
+                # the stream, and all that has come, until the garbage is collected.
+                error.__traceback__ = None
             if _has_begun(request):
                 # Part of another answer is out: the client must see that it is broken off.
                 if request.transport is not None:

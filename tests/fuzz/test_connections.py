@@ -58,7 +58,8 @@ def test_uploads_that_stop_halfway(server: Server) -> None:
     # Of the last ones, two may have been open still.
     wait_until(lambda: temporary_files(server) == 0, "the uploads' end")
     assert requests.get(server.url + PACKAGE, timeout=20).status_code == 404
-    assert server.rss_bytes() - before < 150 * MIB  # 400 MiB have come
+    # Measured: 20 MiB; 130, were that what has come is kept until the garbage is collected.
+    assert server.rss_bytes() - before < 80 * MIB
     assert requests.put(server.url + PACKAGE, data=data, timeout=20).status_code == 200
 
 
