@@ -31,8 +31,9 @@ MAX_HEADER_BYTES = 1024 * 1024
 MAX_HEADERS_BYTES = 2048 * MAX_MEMBERS
 #: Of the list of members that a zip ends with.
 MAX_DIRECTORY_BYTES = 256 * MAX_MEMBERS
-#: Packages above this size count as big ones.
+#: Packages above this size count as big ones, and zips of more members than this.
 BIG_PACKAGE_BYTES = 8 * 1024 * 1024
+BIG_PACKAGE_MEMBERS = 10_000
 _MAX_SHOWN_CHARS = 80
 
 
@@ -40,12 +41,24 @@ class BadPackage(ValueError):
     """The package can't be unpacked as it should. The message is for who sent it."""
 
 
-def needs_process(name: str, size: int) -> bool:
+def needs_process(name: str, file: IO[bytes]) -> bool:
     """Return whether checking a package is left to a process of its own, with limits of its own.
 
     A tar has no list of its members: all of it must be decompressed, however small it is.
+
+    Args:
+        file: Seekable. Where it stands afterwards is open. Up to `BIG_PACKAGE_BYTES` are read.
     """
-    return size > BIG_PACKAGE_BYTES or name.endswith(TAR_SUFFIXES)
+    if is_tar(name) or file.seek(0, os.SEEK_END) > BIG_PACKAGE_BYTES:
+        return True
+    file.seek(0)
+    # There are no more members than this: each in the list begins with it.
+    return name.endswith(ZIP_SUFFIXES) and file.read().count(_ZIP_ENTRY) > BIG_PACKAGE_MEMBERS
+
+
+def is_tar(name: str) -> bool:
+    """Return whether a package is a tar by its file name."""
+    return name.endswith(TAR_SUFFIXES)
 
 
 def check_package(name: str, file: IO[bytes]) -> None:

@@ -95,12 +95,11 @@ class PackagePort(Protocol):
     async def pin(self, uri: str) -> None:
         """Keep a package for a while though no job uses it yet. No-op if there is none."""
 
-    async def put(self, uri: str, file: IO[bytes]) -> None:
+    async def put(self, uri: str, file: IO[bytes], *, by_process: bool) -> None:
         """Store a package, or replace it.
 
         Args:
-            file: Its bytes; a regular file where it has more than `SMALL_PACKAGE_BYTES`, or is a
-                tar.
+            by_process: It is checked and stored by a process of its own; `file` is a regular one.
 
         Raises `BadPackage` for an archive that a node couldn't unpack as it should.
         """

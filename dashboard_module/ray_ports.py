@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator, Iterator
 from typing import IO, Any
 
@@ -20,7 +19,7 @@ from ray_jobs.store import KvStore
 from ray_jobs.validation import SUBMISSION_ID_METADATA_KEY
 
 from .drivers import DriverEntry
-from .package_check import check_package, needs_process
+from .package_check import check_package
 from .package_writer import write_package
 
 logger = logging.getLogger(__name__)
@@ -82,9 +81,9 @@ class RayPackages:
         with cluster_trouble():
             await asyncio.to_thread(self._kv.pin_package, uri)
 
-    async def put(self, uri: str, file: IO[bytes]) -> None:
+    async def put(self, uri: str, file: IO[bytes], *, by_process: bool) -> None:
         with cluster_trouble():
-            if needs_process(uri, file.seek(0, os.SEEK_END)):
+            if by_process:
                 await write_package(self._gcs_address, uri, file)
             else:
                 await asyncio.to_thread(self._put_small, uri, file)

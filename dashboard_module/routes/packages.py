@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import re
@@ -14,7 +15,7 @@ from ray_jobs.errors import InvalidRequest, PackageNotFound, PackageTooLarge
 
 from ..errors import plain_errors
 from ..face import Face
-from ..package_check import BadPackage, needs_process
+from ..package_check import BadPackage, is_tar, needs_process
 from ..ports import SMALL_PACKAGE_BYTES
 from ..redaction import may_be_browser
 from .answers import receive_body
@@ -46,15 +47,14 @@ async def put_package(face: Face, request: aiohttp.web.Request) -> aiohttp.web.R
     client = face.config.client(request)
     # Bodies that wait for their turn aren't read: they stay with their clients.
     async with face.uploads.hold(client):
-        is_small = length is not None and length <= SMALL_PACKAGE_BYTES
-        is_small = is_small and not needs_process(uri, 0)
+        is_small = length is not None and length <= SMALL_PACKAGE_BYTES and not is_tar(uri)
         # A file that nobody else sees, and that is gone with the request, however that ends.
         with io.BytesIO() if is_small else tempfile.TemporaryFile() as file:
             await receive_body(request, limit, too_large, file)
-            is_costly = needs_process(uri, file.tell())
+            is_costly = not is_small and await asyncio.to_thread(needs_process, uri, file)
             async with face.checks.hold(client) if is_costly else contextlib.nullcontext():
                 try:
-                    await face.packages.put(uri, file)
+                    await face.packages.put(uri, file, by_process=is_costly)
                 except BadPackage as error:
                     raise InvalidRequest(str(error)) from None
     return aiohttp.web.Response()

@@ -253,6 +253,8 @@ class FakePackages:
         self.pinned: list[str] = []
         self.putting = 0
         self.most_putting = 0
+        #: Which were left to a process of its own.
+        self.by_process: list[str] = []
         #: While it is cleared, a `put` doesn't return.
         self.writable = asyncio.Event()
         self.writable.set()
@@ -264,7 +266,10 @@ class FakePackages:
     async def pin(self, uri: str) -> None:
         self.pinned.append(uri)
 
-    async def put(self, uri: str, file: IO[bytes]) -> None:
+    async def put(self, uri: str, file: IO[bytes], *, by_process: bool) -> None:
+        if by_process:
+            file.fileno()  # what a process can be given
+            self.by_process.append(uri)
         check_package(uri, file)
         file.seek(0)
         self.putting += 1

@@ -18,6 +18,7 @@ from tests.archives import (
     MIB,
     inflating_zip,
     listing_zip,
+    sized_zip,
     sparse_member,
     tar_header,
     tar_member,
@@ -159,15 +160,17 @@ def test_memory(name: str, make: Any, limit: int, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "expected"),
+    ("name", "data", "expected"),
     [
-        ("gcs://a.zip", 8 * MIB, False),
-        ("gcs://a.zip", 8 * MIB + 1, True),
-        ("gcs://a.whl", 0, False),
-        ("gcs://a.tar.gz", 0, True),
-        ("gcs://a.tar.xz", 0, True),
-        ("gcs://a.bin", 0, False),
+        ("gcs://a.zip", sized_zip(8 * MIB), False),
+        ("gcs://a.zip", sized_zip(8 * MIB + 1), True),
+        ("gcs://a.zip", listing_zip(10_000), False),
+        ("gcs://a.jar", listing_zip(10_001), True),
+        ("gcs://a.whl", b"", False),
+        ("gcs://a.tar.gz", b"", True),
+        ("gcs://a.tar.xz", b"", True),
+        ("gcs://a.bin", listing_zip(10_001), False),
     ],
 )
-def test_what_is_left_to_a_process_of_its_own(name: str, size: int, expected: bool) -> None:
-    assert needs_process(name, size) is expected
+def test_what_is_left_to_a_process_of_its_own(name: str, data: bytes, expected: bool) -> None:
+    assert needs_process(name, io.BytesIO(data)) is expected

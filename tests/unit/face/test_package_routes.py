@@ -16,7 +16,7 @@ from ray_jobs.dashboard_module.routes import answers, definitions
 from yarl import URL
 
 from ray_jobs.errors import ServerNotReady
-from tests.archives import MIB, inflating_zip, zip_of, zip_of_size
+from tests.archives import MIB, inflating_zip, listing_zip, tar_of, zip_of, zip_of_size
 
 from .fakes import Client, Cluster
 
@@ -183,6 +183,29 @@ async def test_two_big_uploads_at_once_but_any_small_ones(client: Client, cluste
     assert await asyncio.gather(*big, small) == [200] * 5
     assert len(cluster.packages.stored) == 5
     assert cluster.packages.most_putting == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "is_costly"),
+    [
+        ("a.zip", listing_zip(5000), False),
+        ("a.zip", listing_zip(20_000), True),  # below a megabyte
+        ("a.zip", zip_of_size(MIB), False),
+        ("a.zip", zip_of_size(9 * MIB), True),
+        ("a.tar.gz", tar_of([]), True),
+    ],
+)
+async def test_costly_packages_are_left_to_a_process_of_its_own(
+    client: Client, cluster: Cluster, name: str, data: bytes, is_costly: bool
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield data
+
+    for body in (io.BytesIO(data), pieces()):  # the second one's length isn't told
+        async with client.put(f"/api/packages/gcs/{name}", data=body) as answer:
+            assert answer.status == 200
+    assert cluster.packages.stored == {f"gcs://{name}": data}
+    assert cluster.packages.by_process == [f"gcs://{name}"] * 2 * is_costly
 
 
 async def test_a_refusal_after_the_client_was_told_to_go_on(
