@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 from collections import OrderedDict
@@ -205,21 +204,21 @@ class LogBound:
                     break
                 name, size = self._sizes.popitem(last=False)
                 self._total -= size
-                try:
-                    held += self._replace(name)
-                except OSError:  # a full disk, mostly
+                replaced = self._replace(name) if self._has_notice else None
+                if replaced is None:  # a full disk, mostly
                     left[name] = self._cut_off(name, max_bytes)
+                else:
+                    held += replaced
             await asyncio.to_thread(close_all, held)
             await asyncio.to_thread(self._write_notice, max_bytes)
         return left
 
-    def _replace(self, name: str) -> list[int]:
-        """Put the notice in the place of a log. Raises `OSError`.
+    def _replace(self, name: str) -> list[int] | None:
+        """Put the notice, which must be there, in the place of a log.
 
-        Returns the log itself, open: to free the space of a large one takes a while.
+        Returns the log itself, open: to free the space of a large one takes a while. None if the
+        log couldn't be replaced.
         """
-        if not self._has_notice:
-            raise OSError(errno.ENOSPC, "There is no room for what the link would show.")
         place = self._place_of(name)
         if place is None:
             return []
@@ -227,6 +226,8 @@ class LogBound:
             fd = open_own(place, os.O_RDONLY)
         except (FileNotFoundError, PermissionError):  # gone, or not a file of ours
             return []
+        except OSError:
+            return None
         link = f"{place}.link"
         # From the root on: the link may be moved to the other place later.
         notice = os.path.abspath(os.path.join(self._directory, NOTICE))
@@ -235,9 +236,9 @@ class LogBound:
                 os.unlink(link)  # of a manager that was killed then
             os.symlink(notice, link)
             os.rename(link, place)
-        except BaseException:
+        except OSError:
             os.close(fd)
-            raise
+            return None
         return [fd]
 
     def _cut_off(self, name: str, max_bytes: int) -> int:

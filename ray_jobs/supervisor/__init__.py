@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ray_jobs import channel, growth, log_holes
 from ray_jobs.keeper import clock, files, processes, sockets
-from ray_jobs.supervisor import actor, attempt, bounding, logs, node, orphans
+from ray_jobs.supervisor import actor, attempt, bounding, entrypoint, logs, node, orphans, zygotes
 
 #: What is shipped by value.
 MODULES = (
@@ -23,6 +23,8 @@ MODULES = (
     attempt,
     bounding,
     node,
+    entrypoint,
+    zygotes,
     orphans,
     actor,
 )

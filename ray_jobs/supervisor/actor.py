@@ -22,19 +22,21 @@ from ray_jobs.keeper.files import CONTROL_SOCKET, own_folder
 from ray_jobs.keeper.sockets import listen
 from ray_jobs.supervisor.attempt import Attempt
 from ray_jobs.supervisor.bounding import keep_bounded, trim_once
+from ray_jobs.supervisor.entrypoint import (
+    Surroundings,
+    entrypoint_argv,
+    entrypoint_env,
+    stop_settings,
+)
 from ray_jobs.supervisor.logs import drop_copied, last_lines, read_at, read_kept_at, set_aside
 from ray_jobs.supervisor.node import (
     HEAD_TOKEN_FILE,
-    Surroundings,
     attempt_dir,
     channel_name,
     claim,
-    connect_to_zygote,
     connect_unix,
     dated,
     end_by_sigterm,
-    entrypoint_argv,
-    entrypoint_env,
     forget,
     is_claimed,
     keeper_is_gone,
@@ -42,11 +44,11 @@ from ray_jobs.supervisor.node import (
     never_begins,
     read_status,
     read_text,
-    stop_settings,
     tells_end,
     work_dir,
 )
 from ray_jobs.supervisor.orphans import kill_left
+from ray_jobs.supervisor.zygotes import connect_to_zygote
 
 logger = logging.getLogger(__name__)
 

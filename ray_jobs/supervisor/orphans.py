@@ -23,8 +23,8 @@ from ray_jobs.keeper.processes import (
     stat_of,
 )
 from ray_jobs.keeper.sockets import ORPHANS_SUFFIX, short_path
+from ray_jobs.supervisor.entrypoint import ATTEMPT_ENV_VAR
 from ray_jobs.supervisor.node import (
-    ATTEMPT_ENV_VAR,
     attempt_path,
     keeper_of,
     raylet_pid,

@@ -11,7 +11,7 @@ import pytest
 from ray_jobs import JobInfo, JobSubmissionClient
 from ray_jobs.keeper import zygote_source
 from ray_jobs.models import JobStatus
-from ray_jobs.supervisor.node import zygote_name
+from ray_jobs.supervisor.zygotes import zygote_name
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.processes import named
 from tests.waiting import wait_until

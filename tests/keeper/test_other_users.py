@@ -16,6 +16,7 @@ from ray_jobs.manager.archive import open_archive
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.manager.log_shelf import LogShelf
 from ray_jobs.supervisor import node as supervisor_node
+from ray_jobs.supervisor import zygotes
 from ray_jobs.supervisor.logs import note_in_log, read_at, read_kept_at
 from ray_jobs.supervisor.node import HEAD_TOKEN_FILE, attempt_dir, connect_unix, read_status
 from tests.other_user import give_away, listening, open_folder
@@ -143,7 +144,8 @@ async def test_our_folder_in_the_session_was_replaced(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work_dir = folder / "ray_jobs"
-    monkeypatch.setattr(supervisor_node, "work_dir", lambda: str(work_dir))
+    for module in (supervisor_node, zygotes):
+        monkeypatch.setattr(module, "work_dir", lambda: str(work_dir))
     attempt = work_dir / "attempts" / "1"
     assert attempt_dir("1") == str(attempt)
     assert (mode(work_dir), mode(attempt.parent)) == (0o700, 0o700)
@@ -161,7 +163,7 @@ async def test_our_folder_in_the_session_was_replaced(
     with pytest.raises(PermissionError, match="another user's"):
         attempt_dir("2")
     with pytest.raises(PermissionError, match="another user's"):
-        await supervisor_node.connect_to_zygote("")
+        await zygotes.connect_to_zygote("")
     later = JobLogs(str(folder))
     later.mark_head(str(work_dir))
     assert later.head_token != "known to others"

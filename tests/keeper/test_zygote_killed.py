@@ -13,6 +13,7 @@ import pytest
 
 from ray_jobs.keeper import zygote_source
 from ray_jobs.supervisor import actor, node
+from ray_jobs.supervisor import zygotes as zygotes_of_nodes
 from ray_jobs.supervisor.actor import JobSupervisor
 from tests.faults.processes import runs, send, zygotes
 from tests.waiting import wait_until
@@ -37,7 +38,7 @@ class Killer:
         self.left = kills
         self._folder = folder
         self._after_order = after_order
-        self._connect = node.connect_to_zygote
+        self._connect = zygotes_of_nodes.connect_to_zygote
         self._killed: int | None = None
 
     async def connect(self, source: str) -> Any:

@@ -92,7 +92,7 @@ async def _no_faces(*_: Any) -> None:
 
 
 def _of_node() -> dict[str, Any]:
-    """Return what stands in for the functions of ray_jobs/supervisor/node.py."""
+    """Return what stands in for the functions of its node that the supervisor uses."""
     return {
         "connect_to_zygote": _connect_to_zygote,
         "connect_unix": _connect_unix,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.channel import forget_sockets
-from ray_jobs.supervisor import node
+from ray_jobs.supervisor import node, zygotes
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ async def test_no_zygote_without_a_raylet(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ended: int
 ) -> None:
     monkeypatch.setenv("RAY_RAYLET_PID", str(ended))
-    monkeypatch.setattr(node, "work_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(zygotes, "work_dir", lambda: str(tmp_path))
     source = f"open({str(tmp_path / 'started')!r}, 'w')"
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(node.connect_to_zygote(source), 0.5)
+        await asyncio.wait_for(zygotes.connect_to_zygote(source), 0.5)
     assert not (tmp_path / "started").exists()
 
 
