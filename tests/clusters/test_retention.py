@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,9 @@ from ray_jobs.errors import JobNotFound
 from ray_jobs.manager.retention import ARCHIVE_FOLDER, GATHER_S
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
+from tests.faults.judging import orphans
 from tests.faults.processes import kill_titled
-from tests.faults.table import times
+from tests.faults.table import Row, Verdict, report, seeded, times
 from tests.ftp import FtpServer
 from tests.waiting import wait_until
 
@@ -26,7 +26,7 @@ KEPT_JOBS = 15
 KEPT_S = 10
 MAX_LOGS_BYTES = 10_000_000
 MANAGER = "ray::JobManager"
-KILLS = 2
+KILLS = 3
 LEAVING_JOBS = 10
 #: A command, and what it prints: to be sent takes a while.
 LARGE = ("head -c 20000000 /dev/zero | tr '\\0' x", "x" * 20_000_000)
@@ -158,13 +158,16 @@ def test_an_id_that_has_left_may_be_used_again(retained: Retained) -> None:
 
 
 def test_the_manager_is_killed_in_between(retained: Retained) -> None:
-    moments = random.Random(4)
-    for _ in range(times(KILLS)):
-        retained.run(20)
+    name = "manager killed while jobs leave for the archive"
+    moments = seeded(name)
+    kills = times(KILLS)
+    for _ in range(kills):
+        retained.run(LEAVING_JOBS * 2)
         time.sleep(moments.uniform(0.0, GATHER_S + 1.0))
         assert kill_titled(MANAGER)
     retained.until_few()
     retained.check()
+    report(Row(name, kills, Verdict(kills * LEAVING_JOBS * 2, [], [], orphans())))
 
 
 def test_a_broken_archive_is_mended(retained: Retained) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from tests.faults.table import Row, report, seeded
-from tests.faults.workload import ENDS, Workload
+from tests.faults.workload import ENDS, STOP_WAIT_S, Workload
 
 KINDS = (
     *("quick",) * 4,
@@ -25,7 +25,12 @@ KINDS = (
     *("anonymous",) * 2,
     *("family", "queued", "packaged"),
 )
+#: In which a job may be when something is hit.
+STATES = ("queued", "starting", "running", "stopping", "ended")
 SUBMISSIONS_A_SECOND = 6.0
+#: Jobs that are on their way to the zygote, and for how long by then.
+IN_FLIGHT = ("quick", "quick", "anonymous", "short")
+IN_FLIGHT_S = (0.0, 0.05)
 PROBE_S = 0.02
 #: How often is looked what the answers say: long lists aren't decoded fifty times a second.
 LOOK_S = 0.25
@@ -36,6 +41,8 @@ ABORT_TIMEOUT_S = 20.0
 READ_WITHIN_S = 2.0
 #: A submission waits for the next manager, which has no machine of its own here.
 SUBMITTED_WITHIN_S = 10.0
+#: A stop may have to wait for whoever adopts its job.
+ADOPTED_WITHIN_S = 3.0
 
 
 class Campaign:
@@ -46,7 +53,7 @@ class Campaign:
         self.rng = rng
         self.longest_read_s = 0.0
         self.injected = 0
-        #: How many jobs were in which state when something was hit.
+        #: How many jobs were in which of `STATES` when something was hit.
         self.hit: Counter[str] = Counter()
         self._notices_s: list[float] = []
         #: The latest list of jobs that was read, unless it is decoded already.
@@ -91,6 +98,16 @@ class Campaign:
             hits += 1
             self.injected += 1
 
+    async def prepare(self) -> None:
+        """Have jobs that are about to start or end, and every other time one that is stopped."""
+        if self.injected % 2 == 0:
+            await self.workload.begin_stop()
+            await asyncio.sleep(self.rng.uniform(0, 0.6 * STOP_WAIT_S))
+        await self.workload.begin_start()
+        for kind in IN_FLIGHT:
+            self.workload.begin(kind)
+        await asyncio.sleep(self.rng.uniform(*IN_FLIGHT_S))
+
     async def probe(self) -> None:
         """Read all jobs again and again. Note the longest time without an answer, and the ends.
 
@@ -123,8 +140,19 @@ class Campaign:
         for stake in self.workload.jobs:
             if stake.submission_id in self._jobs:
                 status = self._jobs[stake.submission_id]["status"]
-                stops = stake.stop_acknowledged
-                self.hit["ended" if status in ENDS else "stopping" if stops else status] += 1
+            elif stake.acknowledged:  # only now
+                status = "PENDING"
+            else:
+                continue
+            if status in ENDS:
+                state = "ended"
+            elif stake.stop_acknowledged:
+                state = "stopping"
+            elif status == "RUNNING":
+                state = "running"
+            else:
+                state = "queued" if stake.kind == "queued" else "starting"
+            self.hit[state] += 1
 
     async def _is_read(self) -> bool:
         is_read = False
@@ -192,6 +220,7 @@ async def campaign(
     if face_lives:
         assert read_s < READ_WITHIN_S
         assert submission_s < submitted_within_s
+        assert workload.longest_stop_s < STOP_WAIT_S + ADOPTED_WITHIN_S
 
 
 def raise_failures(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -86,7 +86,7 @@ def start_deaf(client: JobSubmissionClient) -> str:
     return job_id
 
 
-@rounds()
+@rounds(2)
 def test_disabled_and_enabled_again(
     request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -143,7 +143,7 @@ async def end_once(
 
 
 @pytest.mark.parametrize("fault", ENDS)
-@rounds()
+@rounds(2)
 async def test_end_of_cluster(tmp_path: Path, fault: str) -> None:
     with (
         plugin(enabled=True),

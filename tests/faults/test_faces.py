@@ -77,7 +77,7 @@ async def test_dashboard(cluster: Cluster, dashboard: str, tmp_path: Path) -> No
     async with campaign("the dashboard killed", dashboard, tmp_path, face_lives=False) as run:
         # Now and then while it starts, mostly after.
         kill = functools.partial(kill_dashboard, cluster)
-        await run.inject(kill, 2, (1.0, 7.0), serving(dashboard))
+        await run.inject(kill, 3, (1.0, 7.0), serving(dashboard))
 
 
 @rounds()
@@ -107,6 +107,7 @@ async def kill_all(cluster: Cluster, run: Campaign, face: str) -> bool:
     Returns whether all three were there. What the workload notices counts from the death of the
     manager, or of the dashboard if that comes later and is its face.
     """
+    await run.prepare()
     managers, supervisors = titled(MANAGER), titled(SUPERVISOR)
     dashboard = dashboard_pid(cluster)
     if not managers or not supervisors or dashboard is None:
@@ -161,7 +162,7 @@ async def test_tails_go_on(
             if face == "gateway":
                 await run.inject(kill, 4, (0.3, 1.5), all_tail)
             else:
-                await run.inject(kill, 1, (0.5, 2.0), all_tail)
+                await run.inject(kill, 2, (0.5, 2.0), all_tail)
             await all_tail(run.injected + 1)
             go.touch()
             await tails.end(TAILS_END_S)

@@ -124,6 +124,7 @@ async def test_manager_of_the_previous_version(
 ) -> None:
     async def upgrade() -> None:
         [manager] = titled(MANAGER)
+        await run.workload.begin_stop()
         for _ in range(IN_FLIGHT):
             run.workload.begin("quick")
         await asyncio.sleep(run.rng.uniform(*IN_FLIGHT_S))

@@ -112,4 +112,4 @@ async def test_end_of_a_worker_node(cluster: Cluster, tmp_path: Path, fault: str
         run.note(await asyncio.to_thread(end_under_a_job, cluster, ENDS[fault], pause_s))
 
     async with campaign(f"{fault} killed", cluster.address, tmp_path, kinds=KINDS, rate=2) as run:
-        await run.inject(inject, 1, (0.0, 0.1))
+        await run.inject(inject, 3, (0.0, 0.1))

@@ -36,13 +36,16 @@ HELD_CODE = 5
 KILLED_CODE = -9
 #: What a job reserves so that it gets a supervisor of its own.
 OWN_CPUS = 0.01
-STOP_WAIT = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "1"}}
+STOP_WAIT_S = 1.0
+STOP_WAIT = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_WAIT_S:g}"}}
+#: How much earlier a job was seen alive last than it was killed, on a busy machine.
+UNSEEN_S = 0.5
 #: By which an anonymous job tells its name: a field of its metadata.
 STAKE = "stake"
 #: What runs until it is stopped, and some of that doesn't want to end then.
 STOPPED_SCRIPTS = {
     "stopped": "sleep 1000",
-    "deaf": "trap '' TERM; while :; do sleep 0.1; done",
+    "deaf": 'while :; do : > "$alive"; sleep 0.05; done',
     "forking": "trap '' TERM; f() { (trap '' TERM; sleep 0.05; f) & }; f; f; sleep 1000",
     "daemons": "trap '' TERM; (setsid sh -c '(setsid sleep 999 &); sleep 999' &); sleep 999",
 }
@@ -61,10 +64,13 @@ class Stake:
     starts: tuple[int, ...] = (1,)  #: How often it may have been started.
     number: int | None = None  #: Of its process without a mark, if it has one.
     acknowledged: bool = False
-    stop_acknowledged: bool = False
+    stop_sent: float | None = None  #: When a stop was asked for first (`time.time`).
+    stop_acknowledged: float | None = None  #: When that was answered well.
     #: Its name, but for an anonymous one: that has the id which the answer told.
     submission_id: str = ""
     package: bytes = b""  #: What its environment is built from.
+    #: Set once it is acknowledged.
+    accepted: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.submission_id = self.submission_id or self.name
@@ -98,6 +104,8 @@ class Workload:
         self.excuse: str | None = None
         #: Since the submission began, or the latest fault.
         self.longest_submission_s = 0.0
+        #: Of a job that doesn't end by itself, since its stop was answered.
+        self.longest_stop_s = 0.0
         self._folder = folder
         self._rng = rng
         self._kinds = kinds
@@ -178,6 +186,8 @@ class Workload:
             request = {"metadata": {STAKE: name}}
         else:
             script = STOPPED_SCRIPTS[kind]
+            if kind == "deaf":  # from before its start counts; and it tells until when it lives
+                started = f"trap '' TERM; alive={path}.alive; {started}"
             request["runtime_env"] = STOP_WAIT
             stake = Stake(name, kind, "STOPPED", starts=(0, 1))
         if kind in UNMARKED_KINDS:
@@ -198,6 +208,7 @@ class Workload:
                 stake, "POST", "/api/jobs/", json=request
             )
         if stake.acknowledged:
+            stake.accepted.set()
             waited_s = time.monotonic() - max(began, self.injected_at)
             self.longest_submission_s = max(self.longest_submission_s, waited_s)
         if stake.kind == "stopped":
@@ -206,7 +217,20 @@ class Workload:
 
     async def stop(self, stake: Stake) -> None:
         path = f"/api/jobs/{stake.submission_id}/stop"
-        stake.stop_acknowledged = await self._until_accepted(stake, "POST", path)
+        stake.stop_sent = stake.stop_sent or time.time()
+        if await self._until_accepted(stake, "POST", path):
+            stake.stop_acknowledged = time.time()
+
+    async def begin_stop(self) -> None:
+        """Have a job that is being stopped, which takes it `STOP_WAIT_S`."""
+        stake = self.begin("deaf")
+        await self.pid(stake)
+        await self.stop(stake)
+
+    async def begin_start(self) -> None:
+        """Have a job that is being started, which takes a worker's start."""
+        stake = self.begin("own")
+        await asyncio.wait_for(stake.accepted.wait(), END_TIMEOUT_S)
 
     async def _post_once(self, stake: Stake, request: dict[str, Any]) -> bool:
         """Submit a job that has no id yet. Returns whether there is one, as far as is known.
@@ -347,9 +371,25 @@ class Workload:
                     f"{stake.name}: {info.get('status')}, {starts} starts,"
                     f" {info.get('message')!r}, not {stake.status} {stake.code}"
                 )
+            if stake.kind == "deaf" and info.get("status") == "STOPPED" and starts == 1:
+                self._check_stop(stake)
         twice = self.started_twice() + await self._there_twice()
         left = await asyncio.to_thread(orphans)
         return Verdict(len(jobs), lost, twice, left, self.problems)
+
+    def _check_stop(self, stake: Stake) -> None:
+        """Hold the stop of a job that ends by SIGKILL alone to its wait.
+
+        By what the job itself has told: the clock of the server may be stepped.
+        """
+        alive = self._folder / f"{stake.name}.alive"
+        if stake.stop_sent is None or stake.stop_acknowledged is None or not alive.exists():
+            return
+        ended = alive.stat().st_mtime
+        waited_s = ended - stake.stop_sent
+        if waited_s < STOP_WAIT_S - UNSEEN_S:
+            self.problems.append(f"{stake.name}: killed {waited_s:.2f} s after its stop")
+        self.longest_stop_s = max(self.longest_stop_s, ended - stake.stop_acknowledged)
 
     def started_twice(self) -> list[str]:
         return [each.name for each in self.jobs if self._starts(each) > 1]

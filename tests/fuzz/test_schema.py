@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 from tests.fuzz.server import DONE, DRIVER, PENDING, RUNNING, Server
 
 SETTINGS = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 LONG_SETTINGS = settings(SETTINGS, max_examples=500, derandomize=False)
 #: Jobs that are there: chance would never find them.

@@ -16,7 +16,7 @@ from tests.faults.common.modes import each_its_own
 from tests.faults.leftovers import check_nothing_left
 from tests.faults.processes import parent_of, send
 from tests.faults.table import rounds
-from tests.faults.workload import KILLED_CODE, Stake
+from tests.faults.workload import KILLED_CODE, STOP_WAIT_S, Stake
 
 #: The jobs that are hit come on top. Each that is held takes a supervisor: a second of CPU.
 KINDS = ("held", "quick", "quick", "short", "short", "family", "stopped", "stopped")
@@ -28,7 +28,6 @@ PATIENCE_S = 10.0
 PAUSE_S = (0.0, 0.7)
 #: Beyond the stop wait: see the issue of each job that doesn't want to end.
 STUBBORN = ("deaf", "forking", "daemons")
-STOP_WAIT_S = 1.0
 
 
 pytestmark = each_its_own

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.faults.actor_killer import OWN, POOLED, actor_killer
-from tests.faults.campaign import KINDS, Campaign, campaign
+from tests.faults.campaign import KINDS, STATES, Campaign, campaign
 from tests.faults.common.modes import Mode
 from tests.faults.leftovers import check_nothing_left
 from tests.faults.processes import kill_titled, runs, send, titled, zygotes
@@ -126,7 +126,20 @@ async def test_fault(
         kinds=OWN_KINDS,
         rate=OWN_RATE,
     ) as run:
-        await run.inject(lambda: fault.inject(run), fault.times, fault.pause_s)
+        run.workload.begin("queued")
+        prepared = 0
+
+        async def inject() -> bool:
+            nonlocal prepared
+            if prepared == run.injected:  # not again where there was nothing to hit
+                await run.prepare()
+                prepared += 1
+            done = fault.inject(run)
+            return done if isinstance(done, bool) else await done
+
+        await run.inject(inject, fault.times, fault.pause_s)
+    if run.hit:
+        assert set(run.hit) == set(STATES)
     wait_for_idle_supervisors(mode.idle)
     check_nothing_left(cluster)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp.web
 import pytest
@@ -186,18 +186,20 @@ async def test_two_big_uploads_at_once_but_any_small_ones(client: Client, cluste
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "is_costly"),
+    ("name", "make", "is_costly"),
     [
-        ("a.zip", listing_zip(5000), False),
-        ("a.zip", listing_zip(20_000), True),  # below a megabyte
-        ("a.zip", zip_of_size(MIB), False),
-        ("a.zip", zip_of_size(9 * MIB), True),
-        ("a.tar.gz", tar_of([]), True),
+        ("a.zip", lambda: listing_zip(5000), False),
+        ("a.zip", lambda: listing_zip(20_000), True),  # below a megabyte
+        ("a.zip", lambda: zip_of_size(MIB), False),
+        ("a.zip", lambda: zip_of_size(9 * MIB), True),
+        ("a.tar.gz", lambda: tar_of([]), True),
     ],
 )
 async def test_costly_packages_are_left_to_a_process_of_its_own(
-    client: Client, cluster: Cluster, name: str, data: bytes, is_costly: bool
+    client: Client, cluster: Cluster, name: str, make: Callable[[], bytes], is_costly: bool
 ) -> None:
+    data = make()
+
     async def pieces() -> AsyncIterator[bytes]:
         yield data
 
