@@ -31,6 +31,9 @@ MAX_HEADER_BYTES = 1024 * 1024
 MAX_HEADERS_BYTES = 2048 * MAX_MEMBERS
 #: Of the list of members that a zip ends with.
 MAX_DIRECTORY_BYTES = 256 * MAX_MEMBERS
+#: Of what programs add there for one member: times, owners, sizes above 4 GiB. `zipfile` takes time
+#: by the square of it.
+MAX_EXTRA_BYTES = 1024
 #: Packages above this size count as big ones, and zips of more members than this.
 BIG_PACKAGE_BYTES = 8 * 1024 * 1024
 BIG_PACKAGE_MEMBERS = 10_000
@@ -202,7 +205,7 @@ class _CountedDirectory:
         data = self._file.read(size)
         # It reads the list at once, and tells nobody that it is the list.
         if data.startswith(_ZIP_ENTRY):
-            _check_count(_entries(data))
+            _check_directory(data)
         return data
 
 
@@ -213,13 +216,21 @@ _ZIP_LENGTHS = struct.Struct("<3H")
 _ZIP_LENGTHS_AT = 28
 
 
-def _entries(directory: bytes) -> int:
-    """Return how many members a zip's list has, or more than there may be."""
+def _check_directory(directory: bytes) -> None:
+    """Hold a zip's list to what `zipfile` may be given to read."""
     count = at = 0
-    while at + _ZIP_ENTRY_BYTES <= len(directory) and count <= MAX_MEMBERS:
-        at += _ZIP_ENTRY_BYTES + sum(_ZIP_LENGTHS.unpack_from(directory, at + _ZIP_LENGTHS_AT))
+    while at + _ZIP_ENTRY_BYTES <= len(directory):
+        name, extra, comment = _ZIP_LENGTHS.unpack_from(directory, at + _ZIP_LENGTHS_AT)
+        if extra > MAX_EXTRA_BYTES:
+            start = at + _ZIP_ENTRY_BYTES
+            shown = _shown(directory[start : start + name].decode(errors="replace"))
+            raise BadPackage(
+                f"The package holds {shown} with {extra:,} bytes of extra fields, more than"
+                f" {MAX_EXTRA_BYTES:,}."
+            )
+        at += _ZIP_ENTRY_BYTES + name + extra + comment
         count += 1
-    return count
+        _check_count(count)
 
 
 def _check_count(members: int) -> None:

@@ -80,9 +80,11 @@ def sparse_member(stored_bytes: int) -> bytes:
     return bytes(header) + bytes(stored_bytes)
 
 
-def listing_zip(members: int) -> bytes:
-    """Return a zip that lists files, and holds none of them."""
-    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", *(0,) * 9, 1, *(0,) * 6) + b"a"
+def listing_zip(members: int, *, extra_bytes: int = 0) -> bytes:
+    """Return a zip that lists files, with extra fields, and holds none of them."""
+    lengths = (1, extra_bytes)  # of name and extra fields
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", *(0,) * 9, *lengths, *(0,) * 5) + b"a"
+    entry += bytes(extra_bytes)
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, members * len(entry), 0, 0)
     return entry * members + end
 

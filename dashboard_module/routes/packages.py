@@ -48,6 +48,8 @@ async def put_package(face: Face, request: aiohttp.web.Request) -> aiohttp.web.R
     # Bodies that wait for their turn aren't read: they stay with their clients.
     async with face.uploads.hold(client):
         is_small = length is not None and length <= SMALL_PACKAGE_BYTES and not is_tar(uri)
+        # Of a compressed body that is no length: aiohttp unpacks it.
+        is_small = is_small and "Content-Encoding" not in request.headers
         # A file that nobody else sees, and that is gone with the request, however that ends.
         with io.BytesIO() if is_small else tempfile.TemporaryFile() as file:
             await receive_body(request, limit, too_large, file)

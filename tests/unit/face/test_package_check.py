@@ -50,6 +50,7 @@ GOOD = [tar_member("a/b.py", 100), tar_member("./c", 3), tar_member("d", kind=ta
         ("a.zip", EMPTY_ZIP),
         ("a.zip", zip_of({"a/b/c.py": b"1", "..a": b"", "a/../b": b"", "./c": b"", "a\\b": b""})),
         ("a.zip", zip_of({"zeros": bytes(20_000_000)})),  # a thousandfold, but not much
+        ("a.zip", listing_zip(2, extra_bytes=1024)),
         ("a.zip", b"#!/bin/sh\n" + zip_of()),  # a self-extracting one
         ("a.whl", zip_of({"a/__init__.py": b"", "a.dist-info/METADATA": b""})),
         ("a.jar", zip_of()),
@@ -78,6 +79,7 @@ def test_good_packages(name: str, data: bytes) -> None:
         ("a.zip", zip_of({"a/../../evil": b"1"}), "outside"),
         ("a.zip", zip_of({"/etc/evil": b"1"}), "'/etc/evil'.*outside"),
         ("a.zip", zip_of({"..": b"1"}), "outside"),
+        ("a.zip", listing_zip(2, extra_bytes=1025), "'a' with 1,025 bytes of extra fields"),
         ("a.zip", zip_of({"link": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777), "'link'.*a link"),
         ("a.zip", zip_of({"pipe": b""}, mode=stat.S_IFIFO | 0o644), "'pipe'"),
         ("a.zip", inflating_zip(INFLATED), "unpacks to more than 31,457,280"),

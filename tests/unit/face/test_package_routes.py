@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import io
 from collections.abc import AsyncIterator, Callable
 
@@ -12,6 +13,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from ray_jobs.dashboard_module import hosting, package_check, turns
 from ray_jobs.dashboard_module.guard import GuardSettings
+from ray_jobs.dashboard_module.ports import SMALL_PACKAGE_BYTES
 from ray_jobs.dashboard_module.routes import answers, definitions
 from yarl import URL
 
@@ -208,6 +210,19 @@ async def test_costly_packages_are_left_to_a_process_of_its_own(
             assert answer.status == 200
     assert cluster.packages.stored == {f"gcs://{name}": data}
     assert cluster.packages.by_process == [f"gcs://{name}"] * 2 * is_costly
+
+
+async def test_a_compressed_package_counts_by_what_comes_out(
+    client: Client, cluster: Cluster
+) -> None:
+    data = listing_zip(100_000)
+    sent = gzip.compress(data)
+    assert len(sent) < SMALL_PACKAGE_BYTES < len(data)
+    headers = {"Content-Encoding": "gzip"}
+    async with client.put(PATH, data=io.BytesIO(sent), headers=headers) as answer:
+        assert answer.status == 200
+    assert cluster.packages.stored == {URI: data}
+    assert cluster.packages.by_process == [URI]
 
 
 async def test_a_refusal_after_the_client_was_told_to_go_on(
