@@ -21,6 +21,9 @@ ATTEMPT_ENV_VAR = "RAY_JOBS_ATTEMPT"
 STOP_SIGNALS = ("SIGTERM", "SIGINT")
 DEFAULT_STOP_WAIT_S = 3
 MAX_STOP_WAIT_S = 10 * 365 * 24 * 3600
+#: What a kernel takes at most of one variable, in bytes, and of a whole environment.
+MAX_VARIABLE_CHARS = 128 * 1024
+MAX_ENV_VARS_CHARS = 6 * 1024 * 1024
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 _UNSET_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 
@@ -62,8 +65,17 @@ def entrypoint_env(order: dict[str, Any], surroundings: Surroundings) -> dict[st
             env["OMP_NUM_THREADS"] = node_value
         elif order["num_cpus"]:
             env["OMP_NUM_THREADS"] = str(max(1, int(order["num_cpus"])))
+    left = MAX_ENV_VARS_CHARS
     for name, value in order["env_vars"].items():
-        env[name] = expanded(value, env)
+        try:
+            env[name] = expanded(value, env, min(left, MAX_VARIABLE_CHARS))
+        except TooLongError:
+            raise TooLongError(
+                f"The variable {name} of env_vars is too long once the values of those that it"
+                f" names are put in: one may have {MAX_VARIABLE_CHARS:,} characters, all together"
+                f" {MAX_ENV_VARS_CHARS:,}."
+            ) from None
+        left -= len(env[name])
     for name, value in order["default_env"].items():
         env.setdefault(name, value)
     env.update(order["env"])
@@ -73,14 +85,30 @@ def entrypoint_env(order: dict[str, Any], surroundings: Surroundings) -> dict[st
     return env
 
 
-def expanded(value: str, env: dict[str, str]) -> str:
+class TooLongError(ValueError):
+    """A variable that no process could be given, and that may not fit into memory."""
+
+
+def expanded(value: str, env: dict[str, str], max_chars: int) -> str:
     """Return a value of `env_vars` with `$VAR` and `${VAR}` replaced.
 
     As Ray does it for a worker: a variable that isn't set stays as it is, but one in braces with
-    a name in capitals is empty.
+    a name in capitals is empty. Raises `TooLongError`.
     """
-    value = _VARIABLE.sub(lambda match: env.get(match[1] or match[2], match[0]), value)
-    return _UNSET_VARIABLE.sub("", value)
+    left = max_chars
+
+    def found(match: re.Match[str]) -> str:
+        nonlocal left
+        text = env.get(match[1] or match[2], match[0])
+        left -= len(text)
+        if left < 0:
+            raise TooLongError
+        return text
+
+    value = _UNSET_VARIABLE.sub("", _VARIABLE.sub(found, value))
+    if len(value) > max_chars:
+        raise TooLongError
+    return value
 
 
 def node_environment() -> dict[str, str]:
@@ -107,7 +135,8 @@ def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
     env = {**os.environ, **job_env}
     name = env.get("RAY_JOB_STOP_SIGNAL", "SIGTERM")
     if name not in STOP_SIGNALS:
-        logger.warning("RAY_JOB_STOP_SIGNAL=%s is not one of %s: SIGTERM", name, STOP_SIGNALS)
+        # A job's own value may be a secret.
+        logger.warning("RAY_JOB_STOP_SIGNAL is not one of %s: SIGTERM", STOP_SIGNALS)
         name = "SIGTERM"
     text = env.get("RAY_JOB_STOP_WAIT_TIME_S", str(DEFAULT_STOP_WAIT_S))
     try:
@@ -116,6 +145,6 @@ def stop_settings(job_env: dict[str, str]) -> tuple[int, float]:
             raise ValueError(text)
         wait_s = min(wait_s, MAX_STOP_WAIT_S)
     except ValueError:
-        logger.warning("RAY_JOB_STOP_WAIT_TIME_S=%s is not a number: %s", text, DEFAULT_STOP_WAIT_S)
+        logger.warning("RAY_JOB_STOP_WAIT_TIME_S is not a number: %s", DEFAULT_STOP_WAIT_S)
         wait_s = DEFAULT_STOP_WAIT_S
     return int(getattr(signal, name)), wait_s
