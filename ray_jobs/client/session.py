@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from yarl import URL
 
-from ray_jobs.client.transport import CONNECT_TIMEOUT_S
+from ray_jobs.client.transport import CONNECT_TIMEOUT_S, redirect_target
 
 if TYPE_CHECKING:
     import ssl
@@ -65,6 +65,7 @@ class Session:
                 cookies=cookies,
                 cookie_jar=jar,
                 connector=aiohttp.TCPConnector(ssl=tls(), limit=0),
+                trace_configs=[_staying_on_its_server()],
             )
             self.places = asyncio.Semaphore(MAX_REQUESTS)  # it belongs to the loop too
             for url, line in received:
@@ -90,6 +91,28 @@ class Session:
         if self._pid == os.getpid() and self._loop is asyncio.get_running_loop():
             await session.close()
         self._abandon()
+
+
+def _staying_on_its_server() -> aiohttp.TraceConfig:
+    """Return what has a WebSocket follow redirects on its own server alone.
+
+    Requests follow theirs by themselves. aiohttp has no such setting for WebSockets, and takes
+    headers of ours to any other server, but for those that it knows to be credentials.
+    """
+
+    async def look(
+        _session: aiohttp.ClientSession, _context: object, hop: aiohttp.TraceRequestRedirectParams
+    ) -> None:
+        answer = hop.response
+        if redirect_target(str(answer.url), answer.headers.get("Location")) is None:
+            answer.close()
+            raise aiohttp.WSServerHandshakeError(
+                answer.request_info, (), status=answer.status, message="redirected elsewhere"
+            )
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(look)
+    return trace
 
 
 async def _guard(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

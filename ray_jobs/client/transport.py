@@ -295,7 +295,7 @@ class Transport:
                 status = error.status
         # The answer to a refused upgrade comes without its body: ask again for the words.
         answer = await self.request("GET", path, query=query)
-        if answer.status < 400:
+        if answer.status < 300:
             answer = Answer(status, {}, b"the WebSocket was refused", where)
         raise responses.error_of(answer.status, answer.headers, answer.body, answer.where)
 
@@ -305,9 +305,15 @@ def _without_query(url: str) -> str:
 
 
 def _redirect(method: str, url: str, answer: Answer) -> str | None:
+    """Return where to go on with a request, if anywhere."""
+    if method != "GET" or answer.status not in _REDIRECTS:
+        return None
+    return redirect_target(url, answer.headers.get("Location"))
+
+
+def redirect_target(url: str, location: str | None) -> str | None:
     """Return where to go on; credentials stay on the server for which they are meant."""
-    location = answer.headers.get("Location")
-    if method != "GET" or answer.status not in _REDIRECTS or not location:
+    if not location:
         return None
     from yarl import URL
 

@@ -7,8 +7,8 @@ import pytest
 
 from ray_jobs.client import auth
 from ray_jobs.client.async_client import AsyncJobSubmissionClient
-from ray_jobs.errors import AuthenticationFailed, InvalidRequest
-from tests.unit.client.job_server import JobServer
+from ray_jobs.errors import AuthenticationFailed, InvalidRequest, UnexpectedResponse
+from tests.unit.client.job_server import JobServer, job
 
 
 def write_default_token(home: Path, text: str = "from-home\n") -> None:
@@ -173,6 +173,29 @@ async def test_credentials_stay_on_their_server(
         async with AsyncJobSubmissionClient(server.url) as client:
             with pytest.raises(Exception, match="redirects to") as caught:
                 await client.list_jobs()
+        assert other.requests == []
+        assert "secret" not in str(caught.value)
+    finally:
+        other.close()
+
+
+async def test_credentials_of_a_followed_log_stay_on_their_server(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a proxy has the login, the token goes by a header that aiohttp doesn't know."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    other = JobServer()
+    other.start()
+    address = server.url.replace("://", "://user:pw@")
+    try:
+        server.jobs["job1"] = job()
+        for path in ("/api/jobs/job1/logs/tail", "/api/ray_jobs/v1/jobs/job1/logs/tail"):
+            server.answer("GET", path, 302, Location=f"{other.url}{path}?secret=1")
+        async with AsyncJobSubmissionClient(address) as client:
+            with pytest.raises(UnexpectedResponse, match="redirects to") as caught:
+                async for _ in client.tail_job_logs("job1"):
+                    pass
+        assert any(each.get("X-Ray-Authorization") == "Bearer t" for each in server.headers)
         assert other.requests == []
         assert "secret" not in str(caught.value)
     finally:
