@@ -81,9 +81,27 @@ class EnvFiles:
                     f"Malformed runtime_env: {field} names {shown(path)!r}, which isn't there on"
                     " the head node."
                 )
-            if os.stat(path).st_size > MAX_FILE_BYTES:
+            try:
+                is_too_long = is_longer(path, MAX_FILE_BYTES)
+            except OSError as error:
+                raise InvalidRuntimeEnv(
+                    f"Malformed runtime_env: the file of {field} on the head node can't be read:"
+                    f" {error.strerror}."
+                ) from None
+            if is_too_long:
                 raise InvalidRuntimeEnv(
                     f"Malformed runtime_env: the file of {field} on the head node has more than"
                     f" {MAX_FILE_BYTES:,} bytes."
                 )
         return self._normalise(runtime_env)
+
+
+def is_longer(path: str, size: int) -> bool:
+    """Return whether a file has more bytes. Raises OSError.
+
+    By reading it: some of the kernel's say that they have none.
+    """
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return len(file.read(size + 1)) > size

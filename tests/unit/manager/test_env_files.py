@@ -68,6 +68,19 @@ async def test_too_large_a_file(tmp_path: Path) -> None:
             await files.read(each)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/proc/self/pagemap", "more than 1,048,576"),  # 256 GiB, and 0 by its size
+        ("/proc/self/mem", "can't be read: Input/output error"),
+    ],
+)
+async def test_files_of_the_kernel(path: str, words: str) -> None:
+    for field in ("pip", "uv"):
+        with pytest.raises(InvalidRuntimeEnv, match=f"the file of {field} on the head.*{words}"):
+            await EnvFiles(_ray.normalised_runtime_env).read({field: path})
+
+
 async def test_a_folder_of_conda(tmp_path: Path) -> None:
     env = {"conda": str(tmp_path)}
     found = await EnvFiles(_ray.normalised_runtime_env).read(env)
