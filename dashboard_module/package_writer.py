@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from typing import IO
 
+from ray_jobs.own_python import python_command
+
 from .package_check import BadPackage, check_package
 
 logger = logging.getLogger(__name__)
@@ -36,11 +38,7 @@ async def write_package(gcs_address: str, uri: str, file: IO[bytes]) -> None:
     """
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        __name__,
-        gcs_address,
-        uri,
+        *python_command(f"from {__name__} import main; main(*sys.argv[1:])", gcs_address, uri),
         stdin=file,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -94,7 +92,3 @@ def limits(memory_bytes: int, cpu_s: int) -> Iterator[None]:
     finally:
         for each, found in before.items():
             resource.setrlimit(each, found)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -29,6 +29,7 @@ from typing import IO
 from ray_jobs.cli import outcome
 from ray_jobs.cli.terminal import Spinner, say
 from ray_jobs.errors import INSTALL_HINT, RayJobsError
+from ray_jobs.own_python import python_command
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 #: What `ray-jobs serve` prints when it is ready, before its URL.
@@ -83,8 +84,8 @@ def ray_executable() -> str:
 
 def gateway_command(gcs_address: str) -> list[str]:
     """Return the command that serves the jobs API for a cluster, on a free port."""
-    command = [sys.executable, "-m", "ray_jobs", "serve", "--address", gcs_address]
-    return [*command, "--host", "127.0.0.1", "--port", "0"]
+    words = ["serve", "--address", gcs_address, "--host", "127.0.0.1", "--port", "0"]
+    return python_command("from ray_jobs.cli import main; main()", *words)
 
 
 def free_ports(count: int) -> list[int]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ray_jobs.errors import RayJobsError
 from ray_jobs.handover import READY_BYTES, Handover, Ready, runs, tell
+from ray_jobs.own_python import python_command
 
 #: How often the watcher looks whether the raylet lives: nobody tells it. In seconds.
 NODE_CHECK_S = 0.25
@@ -27,12 +28,6 @@ LAST_PAUSE_S = 5.0
 #: How long the gateway may take to end, in seconds: told to, and when its cluster is gone.
 END_TIMEOUT_S = 15.0
 ORPHANED_TIMEOUT_S = 2.0
-
-#: With the modules of this process, whatever the working folder holds.
-_PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from ray_jobs.cli.app import cli;"
-    " cli.main(args=sys.argv[1:], prog_name='ray-jobs')"
-)
 
 
 def watch(host: str, port: int, options: dict[str, Any], *, debug: bool = False) -> int:
@@ -155,7 +150,7 @@ class Watcher:
         handover = Handover(os.getpid(), listeners, told, self._options)
         words = [*(["--debug"] if self._debug else []), "serve", "--handover", handover.encoded()]
         return subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM.format(path=sys.path), *words],
+            python_command("from ray_jobs.cli import main; main()", *words),
             pass_fds=[*listeners, told],
             # A terminal's Ctrl-C is for the watcher, which tells it once.
             start_new_session=True,
