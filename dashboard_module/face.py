@@ -36,9 +36,11 @@ from .turns import Turns
 _ID_ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("IloO0")))
 _ID_LENGTH = 16
 _DRIVER_ID = re.compile(r"[0-9a-f]{8}")
-#: Jobs of a long list that are encoded in one step of the event loop: under 2 ms. Where secrets are
-#: taken out first, one may take longer than that: time is looked at after each.
-LIST_SLICE_JOBS = 250
+#: Jobs of a long list after which time is looked at. Where secrets are taken out first it is after
+#: each: one may take longer than a step.
+LIST_SLICE_JOBS = 10
+#: Of a list, sent at once.
+LIST_PIECE_BYTES = 128 * 1024
 #: Packages that are handed on at once, of those that take a process.
 MAX_BIG_UPLOADS = 2
 #: Packages that are received at once, into files.
@@ -196,15 +198,17 @@ class Face:
             keyed: As an object by submission id or driver job id, not as an array.
         """
         await self.before_read()
-        separator, parts = b"", list[bytes]()
+        separator, parts, size = b"", list[bytes](), 0
         yield b"{" if keyed else b"["
         step = Step()
         for jobs in self._slices(1 if redact else LIST_SLICE_JOBS):
-            parts += [_member(job, redact, keyed) for job in jobs]
-            if len(parts) >= LIST_SLICE_JOBS or step.is_over():
+            members = [_member(job, redact, keyed) for job in jobs]
+            parts += members
+            size += sum(map(len, members))
+            if size >= LIST_PIECE_BYTES or step.is_over():
                 if parts:
                     yield separator + b",".join(parts)
-                    separator, parts = b",", []
+                    separator, parts, size = b",", [], 0
                 await step.next()
         yield (separator if parts else b"") + b",".join(parts) + (b"}" if keyed else b"]")
 

@@ -14,7 +14,7 @@ import msgspec
 
 from ray_jobs.errors import InvalidRequest
 from ray_jobs.log_files import open_log
-from ray_jobs.models import API_PREFIX, JobDetails, JobPage, JobStatus, JobType
+from ray_jobs.models import API_PREFIX, JobDetails, JobStatus, JobType
 
 from ..bounded_logs import send_bounded_log
 from ..errors import json_errors
@@ -31,6 +31,8 @@ from .route import Route
 
 DEFAULT_PAGE_JOBS = 100
 MAX_PAGE_JOBS = 1000
+#: With so many bytes a page ends, however few jobs that are.
+MAX_PAGE_BYTES = 4 * 1024 * 1024
 DEFAULT_WAIT_S = 30.0
 MAX_WAIT_S = 60.0
 MAX_INTEGER = 2**63 - 1
@@ -67,13 +69,21 @@ async def list_page(face: Face, request: aiohttp.web.Request) -> aiohttp.web.Res
         job_type=_job_type(request),
     )
     redact = face.config.redact(request)
-    page = JobPage(jobs=[], next_cursor=None if end is None else encoded_cursor(end))
+    encoded: list[msgspec.Raw] = []
+    size = 0
     step = Step()
     for job in jobs:
-        page.jobs.append(job.details(redact))
+        encoded.append(msgspec.Raw(msgspec.json.encode(job.details(redact))))
+        size += len(encoded[-1])
+        if size >= MAX_PAGE_BYTES and job is not jobs[-1]:
+            end = job.key
+            break
         if step.is_over():
             await step.next()
-    return json_answer(page)
+    # As `JobPage`, of what is JSON already.
+    return json_answer(
+        {"jobs": encoded, "next_cursor": None if end is None else encoded_cursor(end)}
+    )
 
 
 @json_errors

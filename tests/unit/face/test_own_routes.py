@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ray_jobs.dashboard_module.face import Face
+from ray_jobs.dashboard_module.routes import own
 
 from ray_jobs.models import JobStatus
 
@@ -107,6 +108,18 @@ async def test_pages_of_some_statuses(client: Client, cluster: Cluster) -> None:
         ["PENDING"],
     ]
     assert await ids_of_pages(client, "status=FAILED&status=STOPPED") == [["FAILED", "STOPPED"]]
+
+
+async def test_a_page_ends_early_when_it_gets_long(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "MAX_PAGE_BYTES", 20_000)
+    for number in range(5):
+        cluster.manager.put(
+            record(f"job{number}", start_time=number, entrypoint="x" * 9000 * (number % 2 + 1))
+        )
+    pages = await ids_of_pages(client, "limit=10")
+    assert pages == [["job4", "job3"], ["job2", "job1"], ["job0"]]
 
 
 async def test_a_page_stays_in_place_while_jobs_come(client: Client, cluster: Cluster) -> None:
