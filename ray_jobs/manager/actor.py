@@ -251,7 +251,9 @@ class JobManager:
         self._logs.bound.open(records, self._is_live)
         self._retention.open(records)
         self._spawn(self._store.mirror.repair(records, self._journal.at_rest))
-        self._foreign = ForeignJobs(self._journal, self._store, supervisors)
+        self._foreign = ForeignJobs(
+            self._journal, self._store, supervisors, self._retention.deleted
+        )
         self._earlier = StoredIds(frozenset(), frozenset())
         logger.info("Epoch %d: %d jobs, %d live.", self._journal.epoch, len(records), len(live))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from ray_jobs.keeper.clock import wall_ms
@@ -38,12 +39,22 @@ class ForeignJobs:
     """Keeps the journal current with what Ray's own server records and deletes.
 
     Costs nothing where there is none of its jobs that lives, and no gateway.
+
+    Args:
+        on_deleted: Called with each that was deleted.
     """
 
-    def __init__(self, journal: Journal, store: KvStore, supervisors: NamesSupervisors) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        store: KvStore,
+        supervisors: NamesSupervisors,
+        on_deleted: Callable[[JobRecord], None],
+    ) -> None:
         self._journal = journal
         self._store = store
         self._supervisors = supervisors
+        self._on_deleted = on_deleted
         self._interest_until = 0.0
         #: Live ones that had no supervisor at the last look.
         self._orphans: set[str] = set()
@@ -108,6 +119,9 @@ class ForeignJobs:
                 self._journal.observe_deletion(record.submission_id)
             elif record.status.is_terminal():
                 await self._journal.delete(record)
+            else:
+                continue
+            self._on_deleted(record)
 
     async def _look_at(self, live: dict[str, JobRecord]) -> None:
         """Take over what became of live ones. Nobody else would end one without a supervisor."""

@@ -134,11 +134,13 @@ class JobLogs:
 
         What was dropped of the log before it was copied stays dropped: a hole here too.
         """
-        offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
+        offset: int | None = None  # by what is here
         cant_bound: OSError | None = None
         is_last_try = False
         while True:
             try:
+                if offset is None:
+                    offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
                 read = functools.partial(
                     seat.call, "read_log", record.attempt, offset, COPY_CHUNK_BYTES, COPY_WAIT_S
                 )
@@ -164,8 +166,7 @@ class JobLogs:
                 # Once more: of a node that has died, only the next call is told so.
                 is_last_try = ended.done()
                 await asyncio.wait([ended], timeout=DISK_RETRY_S)
-                # What was written of the piece counts.
-                offset = max(0, self.size(record.submission_id) - record.log_base_bytes)
+                offset = None  # what was written of the piece counts
                 continue
             is_last_try = False
             offset += len(data)

@@ -68,10 +68,19 @@ async def names() -> FakeNames:
 
 @pytest.fixture
 async def jobs(
-    journal: Journal, store: KvStore, names: FakeNames, monkeypatch: pytest.MonkeyPatch
+    journal: Journal,
+    store: KvStore,
+    names: FakeNames,
+    deleted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> ForeignJobs:
     monkeypatch.setattr(foreign_module, "REFRESH_S", 0.0)
-    return ForeignJobs(journal, store, names)
+    return ForeignJobs(journal, store, names, lambda job: deleted.append(job.submission_id))
+
+
+@pytest.fixture
+async def deleted() -> list[str]:
+    return []
 
 
 async def until(journal: Journal, condition: Callable[[], bool]) -> None:
@@ -121,13 +130,15 @@ async def test_a_message_that_is_no_text_is_recorded(journal: Journal, kv: Memor
 
 
 async def test_job_that_rays_server_deleted_goes(
-    jobs: ForeignJobs, journal: Journal, kv: MemoryKv
+    jobs: ForeignJobs, journal: Journal, kv: MemoryKv, deleted: list[str]
 ) -> None:
     await journal.create(ENDED)
     jobs.expect_more()
     del kv.data[MIRROR_NAMESPACE, KEY]
     await until(journal, lambda: journal.get("a") is None)
     assert (b"ray_jobs", "job:a") not in kv.data
+    await next_look(jobs, journal, kv)
+    assert deleted == ["a"]
 
 
 async def test_next_job_of_a_deleted_ones_id_stays(
@@ -185,7 +196,7 @@ async def test_a_replaced_manager_takes_no_job_of_its_successor_for_rays(
     old = Journal(store := await claimed(kv), 1, on_superseded=gave_way.set)
     successor = await claimed(kv)
     assert await successor.create(ENDED)
-    jobs = ForeignJobs(old, store, names)
+    jobs = ForeignJobs(old, store, names, lambda _: None)
     jobs.expect_more()
     await asyncio.wait_for(gave_way.wait(), 5)
     assert old.get(ENDED.submission_id) is None

@@ -158,6 +158,26 @@ async def test_copy_goes_on_when_the_log_can_be_read_again(
     assert Path(logs.path("a")).read_bytes() == b"x" * 10_000
 
 
+async def test_copy_goes_on_when_its_size_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file on a network disk, say."""
+    monkeypatch.setattr(joblog, "DISK_RETRY_S", 0.01)
+    logs = JobLogs(str(tmp_path))
+    size, failures = logs.size, [OSError(errno.EIO, "Input/output error")] * 3
+
+    def fail(submission_id: str) -> int:
+        if failures:
+            raise failures.pop()
+        return size(submission_id)
+
+    monkeypatch.setattr(logs, "size", fail)
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    remote = cast(Any, Failing(b"x" * 10_000, LOST, failures=1))
+    assert await asyncio.wait_for(logs.copy_remote(RUNNING, remote, ended), 10) is True
+    assert Path(logs.path("a")).read_bytes() == b"x" * 10_000
+
+
 async def test_copy_survives_a_piece_that_is_lost_after_the_end(tmp_path: Path) -> None:
     logs = JobLogs(str(tmp_path))
     ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
