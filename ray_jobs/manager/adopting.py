@@ -32,6 +32,10 @@ class NotThereError(RuntimeError):
     """A supervisor is on another node than the attempt."""
 
 
+class SilentError(RuntimeError):
+    """A supervisor doesn't answer."""
+
+
 class Adopting:
     """Gives running jobs other supervisors."""
 
@@ -64,7 +68,7 @@ class Adopting:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on
             logger.info("Another supervisor is needed for %s: %s", lead.submission_id, brief(error))
-            await _unseat(lead, error)
+            await unseat(lead, error)
 
     async def adopt(self, lead: Lead, record: JobRecord, lived_s: float) -> None:
         """Have the job's supervisor take over its attempt; a new one if that has died.
@@ -87,7 +91,7 @@ class Adopting:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the job runs on
                 logger.info("%s isn't adopted yet: %s", lead.submission_id, brief(error))
-                await _unseat(lead, error)
+                await unseat(lead, error)
 
     async def _try(self, lead: Lead, record: JobRecord) -> None:
         node_is_gone = lead.seat is None and await self._seat(lead, record)
@@ -120,8 +124,8 @@ class Adopting:
         return node_is_gone
 
 
-async def _unseat(lead: Lead, error: Exception) -> None:
-    """Take its supervisor from a job that it couldn't adopt."""
+async def unseat(lead: Lead, error: Exception) -> None:
+    """Take a supervisor from a job that it fails by an error."""
     seat, lead.seat = lead.seat, None
     if seat is None:
         return
@@ -129,6 +133,6 @@ async def _unseat(lead: Lead, error: Exception) -> None:
         seat.lost()
         return
     try:
-        await seat.leave()
+        await (seat.discard() if isinstance(error, SilentError) else seat.leave())
     except RayError as trouble:
         logger.warning("A supervisor can't be ended: %s", brief(trouble))

@@ -16,6 +16,7 @@ from ray.exceptions import (
     ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
+    OutOfMemoryError,
     RayError,
     RayTaskError,
     RpcError,
@@ -30,8 +31,11 @@ logger = logging.getLogger(__name__)
 
 STALE_EPOCH_ERROR = StaleEpochError.__name__
 
-#: What Ray raises of a supervisor that is gone, or was never there.
-GONE = (ActorDiedError, ActorUnschedulableError)
+#: What Ray raises of a supervisor that has died; the second if it was killed because its node runs
+#: out of memory.
+DIED = (ActorDiedError, OutOfMemoryError)
+#: And of one that is gone, or was never there.
+GONE = (*DIED, ActorUnschedulableError)
 #: What it raises of calls that would be answered later: the actor is unreachable, the GCS away, or
 #: arguments or answer didn't come through the object store.
 PASSING = (

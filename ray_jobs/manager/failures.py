@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 
-from ray.exceptions import ActorDiedError, ActorUnschedulableError, RuntimeEnvSetupError
+from ray.exceptions import ActorUnschedulableError, RuntimeEnvSetupError
 
-from ray_jobs.manager.calls import brief
+from ray_jobs.manager.calls import DIED, brief
 from ray_jobs.manager.environments import EnvironmentFailed
 from ray_jobs.models import JobErrorType
 from ray_jobs.records import JobRecord
@@ -59,7 +59,7 @@ def explained(error: Exception) -> tuple[str, JobErrorType]:
             f"Failed to start supervisor actor: {error}",
             JobErrorType.JOB_SUPERVISOR_ACTOR_START_FAILURE,
         )
-    if isinstance(error, ActorDiedError | JobLost):
+    if isinstance(error, (*DIED, JobLost)):
         return f"Job supervisor actor died: {error}", JobErrorType.JOB_SUPERVISOR_ACTOR_DIED
     return (
         f"Unexpected error occurred: {brief(error)}",

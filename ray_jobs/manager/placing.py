@@ -9,10 +9,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from ray.exceptions import ActorDiedError
-
 from ray_jobs.claims import VERSION
-from ray_jobs.manager.calls import brief, patiently
+from ray_jobs.manager.calls import DIED, brief, patiently
 from ray_jobs.manager.environments import Built, NeedsOwnSupervisor
 from ray_jobs.manager.failures import StartTimeout, SupervisorNotCreated, start_timeout_s
 from ray_jobs.manager.leads import Lead, Services
@@ -139,7 +137,7 @@ class Placing:
                 where: dict[str, Any] = await patiently(
                     functools.partial(lead.seat.call, "describe", epoch)
                 )
-            except ActorDiedError as error:
+            except DIED as error:
                 deaths += 1
                 if deaths == MAX_PLACEMENTS:
                     raise

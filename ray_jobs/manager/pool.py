@@ -117,7 +117,7 @@ class Member:
     jobs: int = 0
     #: On the clock of `time.monotonic`, when its last job left.
     idle_since: float = 0.0
-    #: It is given no job any more, and ended with its last one: it is of another version.
+    #: It is given no job any more, and ended with its last one: of another version, or silent.
     retires: bool = False
     #: Attempts whose ends have been recorded: told with the next order, or in a while.
     released: list[str] = dataclasses.field(default_factory=list)
@@ -196,6 +196,11 @@ class Pool:
         if member in self._members:
             self._members.remove(member)
             self._look_after(0)
+
+    def retire(self, member: Member) -> None:
+        """Give no job to a supervisor any more, and end it with its last one."""
+        member.retires = True
+        self._look_after(0)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something beside all else."""

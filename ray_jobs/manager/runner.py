@@ -14,11 +14,11 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from ray_jobs.kv import Superseded
 from ray_jobs.manager import transitions
-from ray_jobs.manager.adopting import Adopting
+from ray_jobs.manager.adopting import Adopting, SilentError, unseat
 from ray_jobs.manager.calls import GONE, brief, farewell, patiently
 from ray_jobs.manager.environments import Built, package_uris
 from ray_jobs.manager.failures import JobLost, NeverStarted, explained
@@ -133,19 +133,14 @@ class Runner:
 
     async def _lead(self, lead: Lead) -> None:
         try:
-            await self._lead_to_end(lead)
+            try:
+                await self._lead_to_end(lead)
+            except Superseded:
+                raise
+            except Exception as error:  # noqa: BLE001 - the job fails with its reason
+                await self._fail(lead, error)
         except Superseded:
             self._journal.give_way()
-        except Exception as error:  # noqa: BLE001 - the job fails with its reason
-            message, error_type = explained(error)
-            if error_type is JobErrorType.JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE:
-                record = self._journal.get(lead.submission_id)
-                trace = scrubbed(
-                    "".join(traceback.format_exception(error)),
-                    secret_values(record.runtime_env if record else None),
-                )
-                logger.error("Leading job %s failed.\n%s", lead.submission_id, trace)
-            await self._fail(lead, message, error_type)
         finally:
             await asyncio.shield(self._leave(lead))
 
@@ -184,7 +179,8 @@ class Runner:
         if pins:
             lead.pinned = pins
             await self._services.pins.hold(pins)
-        if record.holds_env:
+        # What was held on another head is gone with that.
+        if record.holds_env and record.driver_node_id == self._services.node_id:
             lead.held_env = record.runtime_env
         for _ in range(MAX_PLACEMENTS):
             record = self._record(lead.submission_id)
@@ -193,7 +189,7 @@ class Runner:
                 return
             except NeverStarted:
                 begin_anew = functools.partial(transitions.not_started, attempt=uuid.uuid4().hex)
-                begun_anew = await self._journal.update(lead.submission_id, begin_anew)
+                begun_anew = await self._update(lead, begin_anew)
                 if begun_anew is None:
                     raise JobLost("its supervisor was lost before it was started.") from None
                 if lead.seat is not None:
@@ -215,9 +211,7 @@ class Runner:
         else:
             await self._adopting.resume(lead, record)
         outcome = await self._await_end(lead, record, built)
-        await self._journal.update(
-            lead.submission_id, lambda each: transitions.concluded(each, outcome, now_ms(each))
-        )
+        await self._update(lead, lambda each: transitions.concluded(each, outcome, now_ms(each)))
         if lead.seat is not None:
             await lead.seat.release(record.attempt)
 
@@ -229,8 +223,8 @@ class Runner:
         place = await self._placing.place(lead, record)
         # The record, which it is for, waits for the KV as well.
         agent_address = await until_done(lambda: self._services.agent_address(place.node_id))
-        placed = await self._journal.update(
-            lead.submission_id,
+        placed = await self._update(
+            lead,
             lambda each: transitions.running(
                 each,
                 node_id=place.node_id,
@@ -263,11 +257,12 @@ class Runner:
                 call = functools.partial(lead.seat.call, "wait", record.attempt)
             try:
                 return await self._outcome(lead, record, call)
-            except GONE as error:
+            except RayTaskError:  # it lives, and that is what it says
+                raise
+            except RayError as error:
                 # It may have died before or after it started the job: adoption finds out.
                 logger.info("Adopting %s: %s", lead.submission_id, error)
-                lead.seat.lost()
-                lead.seat = None
+                await unseat(lead, error)
             built = None
             try:
                 await self._adopting.adopt(lead, record, clock.time() - had_since)
@@ -306,26 +301,58 @@ class Runner:
 
     # --- ends -----------------------------------------------------------------------------------
 
-    async def _fail(self, lead: Lead, message: str, error_type: JobErrorType) -> None:
+    async def _fail(self, lead: Lead, error: Exception) -> None:
         record = self._journal.get(lead.submission_id)
         if record is None or record.status.is_terminal():
             return
-        seat = lead.seat if record.status is JobStatus.RUNNING else None
-        if seat is not None:
-            # Nothing that it started may outlive the job (rule 7).
-            await farewell(seat.call("abandon", self._journal.epoch, record.attempt))
+        message, error_type = explained(error)
         # Who builds environments quotes URLs and commands, passwords and all.
-        message = scrubbed(message, secret_values(record.runtime_env))
+        secrets = secret_values(record.runtime_env)
+        if error_type is JobErrorType.JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE:
+            trace = scrubbed("".join(traceback.format_exception(error)), secrets)
+            logger.error("Leading job %s failed.\n%s", lead.submission_id, trace)
+        if record.status is JobStatus.RUNNING:
+            await self._abandon(lead, record)
+        message = scrubbed(message, secrets)
         # Before the record says that the job has ended: its log is complete then.
         self._services.logs.append(lead.submission_id, message + "\n")
-        await self._journal.update(
-            lead.submission_id,
+        await self._update(
+            lead,
             lambda each: transitions.failed(
                 each, now_ms=now_ms(each), message=message, error_type=error_type
             ),
         )
-        if seat is not None:
-            await seat.release(record.attempt)
+        if lead.seat is not None and record.status is JobStatus.RUNNING:
+            await lead.seat.release(record.attempt)
+
+    async def _abandon(self, lead: Lead, record: JobRecord) -> None:
+        """Have nothing of a job outlive it (rule 7): by an adopter if its supervisor is silent."""
+        for _ in range(MAX_PLACEMENTS):
+            if lead.seat is None:
+                return
+            call = lead.seat.call("abandon", self._journal.epoch, record.attempt)
+            if await farewell(call):
+                return
+            await unseat(lead, SilentError())
+            try:
+                await self._adopting.adopt(lead, record, 0.0)
+            except (NeverStarted, JobLost):  # there is nothing, or nobody can reach it
+                return
+        logger.error("Job %s is given up, but may run on.", lead.submission_id)
+
+    async def _update(
+        self, lead: Lead, change: Callable[[JobRecord], JobRecord | None]
+    ) -> JobRecord | None:
+        """Change the job's record. No-op once the id may be another job's: nobody waits for ever.
+
+        See `finished`. Returns the new record, None if nothing was changed.
+        """
+
+        def changed(record: JobRecord) -> JobRecord | None:
+            is_ours = self._leads.get(lead.submission_id) is lead
+            return change(record) if is_ours else None
+
+        return await self._journal.update(lead.submission_id, changed)
 
     def _record(self, submission_id: str) -> JobRecord:
         record = self._journal.get(submission_id)

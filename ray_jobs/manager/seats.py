@@ -9,13 +9,13 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import RayError
 
 from ray_jobs import _ray
 from ray_jobs.channel import Channel
 from ray_jobs.keeper.sockets import short_path
 from ray_jobs.kv import Superseded
-from ray_jobs.manager.calls import Supervisor, farewell, patiently
+from ray_jobs.manager.calls import DIED, Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import CURRENT_PREFIX, Supervisors
 from ray_jobs.supervisor.node import forget_channel, forget_ended, work_dir
@@ -46,6 +46,9 @@ class Seat(Protocol):
 
     async def leave(self) -> None:
         """The job doesn't need it any more."""
+
+    async def discard(self) -> None:
+        """It lives but doesn't answer: no job is to have it any more."""
 
 
 class PooledSeat:
@@ -97,6 +100,10 @@ class PooledSeat:
     async def leave(self) -> None:
         self._pool.release(self._member, self._ran_s)
 
+    async def discard(self) -> None:
+        self._pool.retire(self._member)
+        self._pool.release(self._member)
+
 
 class OwnSeat:
     """A supervisor that was made for the job alone."""
@@ -118,6 +125,9 @@ class OwnSeat:
 
     async def leave(self) -> None:
         await self._supervisors.end(self._actor)
+
+    async def discard(self) -> None:
+        await self.leave()
 
 
 async def _release(seat: Seat, attempts: list[str]) -> None:
@@ -165,7 +175,7 @@ class PooledSupervisors:
             name = await patiently(actor.open_channel.remote)
             with short_path(work_dir(), name) as path:
                 channel = await Channel.connect(path)
-        except ActorDiedError:
+        except DIED:
             raise
         except Exception as error:  # noqa: BLE001 - an older version's has no channel at all
             logger.warning("There is no channel to a supervisor: %s", error)
@@ -206,7 +216,7 @@ class PooledSupervisors:
             try:
                 introduced = self._introduce(actor, live, name.startswith(CURRENT_PREFIX))
                 return await asyncio.wait_for(introduced, TAKE_OVER_TIMEOUT_S)
-            except ActorDiedError:
+            except DIED:
                 return None
             except Superseded:
                 raise

@@ -18,6 +18,7 @@ from ray.exceptions import (
     ObjectFetchTimedOutError,
     ObjectLostError,
     OutOfDiskError,
+    OutOfMemoryError,
     RayTaskError,
 )
 
@@ -245,6 +246,8 @@ class Supervisors:
         #: Whether no call for an actor comes to the GCS; whether none is answered.
         self.is_gcs_away = False
         self.loses_answers = False
+        #: Of how many Ray says, once they are dead, that they were killed for memory.
+        self.killed_for_memory = 0.3
         #: Of each of them, as those of `Actor`.
         self.on_stale_order: Callable[[str], None] = lambda what: None
         self.on_told: Callable[[Process | None, Any], None] = lambda *_: None
@@ -320,6 +323,8 @@ class Supervisors:
         handle = self._named[key] = Handle(actor)
         self.all.append(actor)
         process.on_death.append(lambda: self._free(key, handle))
+        if self._rng.random() < self.killed_for_memory:
+            actor.death = OutOfMemoryError("The node has too little memory.")
         if node is None:
             actor.death = ActorUnschedulableError("The node is gone.")
             process.kill()

@@ -146,6 +146,50 @@ def test_a_job_outlives_any_number_of_supervisors(world: World) -> None:
     assert attempt in [keeper.attempt for keeper in world.running()]
 
 
+@pytest.mark.parametrize("fields", [{}, {"entrypoint_num_cpus": 1.0}])
+def test_a_supervisor_that_is_killed_for_memory_is_dead_like_others(
+    world: World, fields: dict[str, float]
+) -> None:
+    """Ray says so by an exception that isn't one of dead actors."""
+    world.supervisors.killed_for_memory = 1.0
+    for each in world.supervisors.alive():
+        world.kill_supervisor(each)
+    world.loop.run_for(12.0)
+    world.submit("a", fields)
+    world.loop.run_for(0.01)
+    for each in world.supervisors.alive():  # while the job is placed
+        world.kill_supervisor(each)
+    attempt = run_until_running(world, "a").attempt
+    for _ in range(5):
+        world.loop.run_for(12.0)
+        kill_supervisors_of(world, attempt)
+    assert attempt in [keeper.attempt for keeper in world.running()]
+    assert statuses(world) == [JobStatus.RUNNING]
+
+
+def test_a_job_that_is_given_up_is_ended_by_another_supervisor_if_its_own_is_silent(
+    world: World,
+) -> None:
+    world.submit("a", {})
+    attempt = run_until_running(world, "a").attempt
+    world.loop.run_for(3.0)
+
+    async def broken(*_: object) -> None:
+        raise OSError("broken")
+
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    for each in world.supervisors.alive():
+        if attempt in each.instance._attempts:
+            each.instance.wait, each.instance.abandon = broken, silent
+    kill_manager(world)  # the next one waits anew
+    world.loop.run_for(60.0)
+    assert attempt not in [keeper.attempt for keeper in world.running()]
+    assert statuses(world) == [JobStatus.FAILED]
+    world.judge.violations.clear()  # it knows of no reason to end such a job
+
+
 def test_a_job_waits_for_an_adopter_as_long_as_its_node_lives(world: World) -> None:
     """Ray can't start one there. A stop that is asked for meanwhile is delivered afterwards."""
     record = run_on_worker(world)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, OutOfMemoryError, RayError
 
 from ray_jobs.kv import Superseded
 from ray_jobs.manager import adopting as adopting_module
@@ -138,8 +138,9 @@ def until_attempt(cluster: FakeCluster, number: int, then: Callable[[], None]) -
     return create_adopter
 
 
-async def test_it_goes_on_as_long_as_adopters_die() -> None:
-    cluster = FakeCluster(*[ActorDiedError()] * 100, {"state": "running"})
+@pytest.mark.parametrize("death", [ActorDiedError(), OutOfMemoryError("too little memory")])
+async def test_it_goes_on_as_long_as_adopters_die(death: RayError) -> None:
+    cluster = FakeCluster(*[death] * 100, {"state": "running"})
     lead = await adopt(cluster)
     assert len(cluster.made) == 101
     assert isinstance(lead.seat, OwnSeat)
