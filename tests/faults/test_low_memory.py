@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from ray_jobs import JobSubmissionClient
 from ray_jobs.models import JobStatus
 from tests.cluster import Cluster, plugin, running_cluster
 from tests.faults.judging import judged
-from tests.faults.processes import start_waiting_job, titled
+from tests.faults.processes import in_session, start_waiting_job, titled
 from tests.faults.supervisors import SUPERVISOR, wait_for_idle_supervisors
 from tests.faults.table import Row, report, rounds, seeded
 from tests.waiting import wait_until
@@ -46,10 +47,15 @@ def memory_bytes() -> tuple[int, int]:
     return total, total - kib["MemAvailable"] * 1024
 
 
+def threshold() -> str:
+    """Return the setting by which Ray kills workers once the machine uses so much more than now."""
+    total, used = memory_bytes()
+    return f"RAY_memory_usage_threshold={(used + ROOM_BYTES) / total:.4f}"
+
+
 @pytest.fixture(params=[pytest.param("each its own", marks=pytest.mark.long), "shared"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    total, used = memory_bytes()
-    env = {"RAY_memory_usage_threshold": f"{(used + ROOM_BYTES) / total:.4f}"}
+    env = dict([threshold().split("=")])
     if request.param == "shared":
         env["RAY_JOBS_SUPERVISION"] = "dense"
     with plugin(enabled=True), running_cluster(env, cpus=2) as cluster:
@@ -57,9 +63,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @rounds()
-def test_jobs_do_not_notice(
-    request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path
-) -> None:
+def test_of_the_head(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> None:
     name = f"low memory ({request.node.callspec.params['cluster']})"
     rng = seeded(name)
     with JobSubmissionClient(cluster.address) as client:
@@ -100,3 +104,48 @@ def test_jobs_do_not_notice(
         verdict = judged(client, ends)
     wait_for_idle_supervisors(1)
     report(Row(name, killed, verdict, submission_s=submission_s))
+
+
+@rounds()
+def test_of_a_worker_node(tmp_path: Path) -> None:
+    """The manager lives on, and is told of each death that it was by memory."""
+    name = "low memory of a worker node"
+    rng = seeded(name)
+    there: dict[str, Any] = {"entrypoint_resources": {"small": 0.1}}
+    (tmp_path / "hog.py").write_text(HOG)
+    enough, free = tmp_path / "enough", tmp_path / "free"
+    with (
+        plugin(enabled=True),
+        running_cluster(cpus=1) as cluster,
+        JobSubmissionClient(cluster.address) as client,
+    ):
+        client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
+        node = cluster.add_node(resources={"small": 1}, inside=["env", threshold()])
+        wait = f"echo pid $$; until [ -e {tmp_path}/go ]; do sleep 0.05; done; exit 6"
+        held, stopped = (client.submit_job(entrypoint=wait, **there) for _ in range(2))
+        for each in (held, stopped):
+            wait_until(lambda: "pid " in client.get_job_logs(each), "it runs", 30)  # noqa: B023
+        before = set(titled(SUPERVISOR)) & set(in_session(node))
+        assert len(before) == 2
+        hog = client.submit_job(
+            entrypoint=f"{sys.executable} {tmp_path}/hog.py {enough} {free}", **there
+        )
+        wait_until(lambda: before.isdisjoint(titled(SUPERVISOR)), "Ray kills them", 30)
+        enough.touch()
+        time.sleep(rng.uniform(*LOW_S))
+        asked = time.monotonic()
+        assert client.stop_job(stopped) is True
+        free.touch()
+        assert client.wait_until_finish(stopped, timeout=60).status is STOPPED
+        stopped_s = time.monotonic() - asked
+        assert client.get_job_status(held) is JobStatus.RUNNING
+        (tmp_path / "go").touch()
+        ends: dict[str, tuple[JobStatus, int | None]] = {
+            held: (FAILED, 6),
+            stopped: (STOPPED, None),
+            hog: (FAILED, 7),
+        }
+        for job in ends:
+            client.wait_until_finish(job, timeout=60)
+        verdict = judged(client, ends)
+    report(Row(name, len(before), verdict, notice_s=stopped_s))
