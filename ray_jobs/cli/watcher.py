@@ -28,6 +28,7 @@ LAST_PAUSE_S = 5.0
 #: How long the gateway may take to end, in seconds: told to, and when its cluster is gone.
 END_TIMEOUT_S = 15.0
 ORPHANED_TIMEOUT_S = 2.0
+_SERVE = "from ray_jobs.cli import main; main()"
 
 
 def watch(host: str, port: int, options: dict[str, Any], *, debug: bool = False) -> int:
@@ -150,7 +151,7 @@ class Watcher:
         handover = Handover(os.getpid(), listeners, told, self._options)
         words = [*(["--debug"] if self._debug else []), "serve", "--handover", handover.encoded()]
         return subprocess.Popen(
-            python_command("from ray_jobs.cli import main; main()", *words),
+            python_command(_SERVE, *words),
             pass_fds=[*listeners, told],
             # A terminal's Ctrl-C is for the watcher, which tells it once.
             start_new_session=True,

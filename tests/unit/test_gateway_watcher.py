@@ -39,7 +39,7 @@ while True:
 WATCHING = """
 import sys
 from ray_jobs.cli import watcher
-watcher._PROGRAM = {serving!r}
+watcher._SERVE = {serving!r}
 {before}
 options = dict(address="auto", host="127.0.0.1", tls_cert=None, raylet={raylet}, mode={mode!r})
 code = watcher.watch("127.0.0.1", 0, options)
