@@ -42,20 +42,24 @@ def cluster() -> Iterator[LastingCluster]:
 
 
 class Restart:
-    """Kills what the cluster's state is in, and starts it again after a while."""
+    """Kills what the cluster's state is in, and starts it again after a while.
+
+    By threads: what is in the middle of a write to a slow disk takes seconds to die, in which the
+    test's own requests would wait too.
+    """
 
     def __init__(self, cluster: LastingCluster) -> None:
         self.gcs = cluster.gcs()
         self._redis = cluster.redis
 
     async def of_gcs(self, run: Campaign) -> None:
-        self.gcs.kill()
+        await asyncio.to_thread(self.gcs.kill)
         await asyncio.sleep(run.rng.uniform(*DOWN_S))
         await asyncio.to_thread(self.gcs.start)
         run.workload.injected_at = time.monotonic()  # it is back
 
     async def of_redis(self, run: Campaign) -> None:
-        self._redis.kill()
+        await asyncio.to_thread(self._redis.kill)
         await asyncio.sleep(run.rng.uniform(*DOWN_S))
         await asyncio.to_thread(self._redis.start)
         await self.of_gcs(run)  # without its Redis it ends by itself, sooner or later
