@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
+#: The statement that is the command `ray-jobs`.
+COMMAND_LINE = "from ray_jobs.cli import main; main()"
+
 
 def python_command(statement: str, *arguments: str) -> list[str]:
     """Return the command of a process that runs a statement, with `arguments` in `sys.argv[1:]`.

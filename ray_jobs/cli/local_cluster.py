@@ -29,7 +29,7 @@ from typing import IO
 from ray_jobs.cli import outcome
 from ray_jobs.cli.terminal import Spinner, say
 from ray_jobs.errors import INSTALL_HINT, RayJobsError
-from ray_jobs.own_python import python_command
+from ray_jobs.own_python import COMMAND_LINE, python_command
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 #: What `ray-jobs serve` prints when it is ready, before its URL.
@@ -85,7 +85,7 @@ def ray_executable() -> str:
 def gateway_command(gcs_address: str) -> list[str]:
     """Return the command that serves the jobs API for a cluster, on a free port."""
     words = ["serve", "--address", gcs_address, "--host", "127.0.0.1", "--port", "0"]
-    return python_command("from ray_jobs.cli import main; main()", *words)
+    return python_command(COMMAND_LINE, *words)
 
 
 def free_ports(count: int) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ray_jobs.errors import RayJobsError
 from ray_jobs.handover import READY_BYTES, Handover, Ready, runs, tell
-from ray_jobs.own_python import python_command
+from ray_jobs.own_python import COMMAND_LINE, python_command
 
 #: How often the watcher looks whether the raylet lives: nobody tells it. In seconds.
 NODE_CHECK_S = 0.25
@@ -28,7 +28,6 @@ LAST_PAUSE_S = 5.0
 #: How long the gateway may take to end, in seconds: told to, and when its cluster is gone.
 END_TIMEOUT_S = 15.0
 ORPHANED_TIMEOUT_S = 2.0
-_SERVE = "from ray_jobs.cli import main; main()"
 
 
 def watch(host: str, port: int, options: dict[str, Any], *, debug: bool = False) -> int:
@@ -151,7 +150,7 @@ class Watcher:
         handover = Handover(os.getpid(), listeners, told, self._options)
         words = [*(["--debug"] if self._debug else []), "serve", "--handover", handover.encoded()]
         return subprocess.Popen(
-            python_command(_SERVE, *words),
+            python_command(COMMAND_LINE, *words),
             pass_fds=[*listeners, told],
             # A terminal's Ctrl-C is for the watcher, which tells it once.
             start_new_session=True,

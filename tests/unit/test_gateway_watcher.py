@@ -39,7 +39,7 @@ while True:
 WATCHING = """
 import sys
 from ray_jobs.cli import watcher
-watcher._SERVE = {serving!r}
+watcher.COMMAND_LINE = {serving!r}
 {before}
 options = dict(address="auto", host="127.0.0.1", tls_cert=None, raylet={raylet}, mode={mode!r})
 code = watcher.watch("127.0.0.1", 0, options)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,44 +163,42 @@ async def test_a_netrc_file_is_left_alone(
     assert (await sent_headers(server))["Authorization"] == "Bearer t"
 
 
-async def test_credentials_stay_on_their_server(
-    server: JobServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+@pytest.fixture
+def other() -> Iterator[JobServer]:
+    """A server for which no credentials are meant."""
     other = JobServer()
     other.start()
-    try:
-        server.answer("GET", "/api/jobs/", 302, Location=f"{other.url}/api/jobs/?secret=1")
-        async with AsyncJobSubmissionClient(server.url) as client:
-            with pytest.raises(Exception, match="redirects to") as caught:
-                await client.list_jobs()
-        assert other.requests == []
-        assert "secret" not in str(caught.value)
-    finally:
-        other.close()
+    yield other
+    other.close()
+
+
+async def test_credentials_stay_on_their_server(
+    server: JobServer, other: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    server.answer("GET", "/api/jobs/", 302, Location=f"{other.url}/api/jobs/?secret=1")
+    async with AsyncJobSubmissionClient(server.url) as client:
+        with pytest.raises(Exception, match="redirects to") as caught:
+            await client.list_jobs()
+    assert other.requests == []
+    assert "secret" not in str(caught.value)
 
 
 async def test_credentials_of_a_followed_log_stay_on_their_server(
-    server: JobServer, monkeypatch: pytest.MonkeyPatch
+    server: JobServer, other: JobServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a proxy has the login, the token goes by a header that aiohttp doesn't know."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
-    other = JobServer()
-    other.start()
-    address = server.url.replace("://", "://user:pw@")
-    try:
-        server.jobs["job1"] = job()
-        for path in ("/api/jobs/job1/logs/tail", "/api/ray_jobs/v1/jobs/job1/logs/tail"):
-            server.answer("GET", path, 302, Location=f"{other.url}{path}?secret=1")
-        async with AsyncJobSubmissionClient(address) as client:
-            with pytest.raises(UnexpectedResponse, match="redirects to") as caught:
-                async for _ in client.tail_job_logs("job1"):
-                    pass
-        assert any(each.get("X-Ray-Authorization") == "Bearer t" for each in server.headers)
-        assert other.requests == []
-        assert "secret" not in str(caught.value)
-    finally:
-        other.close()
+    server.jobs["job1"] = job()
+    for path in ("/api/jobs/job1/logs/tail", "/api/ray_jobs/v1/jobs/job1/logs/tail"):
+        server.answer("GET", path, 302, Location=f"{other.url}{path}?secret=1")
+    async with AsyncJobSubmissionClient(server.url.replace("://", "://user:pw@")) as client:
+        with pytest.raises(UnexpectedResponse, match="redirects to") as caught:
+            async for _ in client.tail_job_logs("job1"):
+                pass
+    assert any(each.get("X-Ray-Authorization") == "Bearer t" for each in server.headers)
+    assert other.requests == []
+    assert "secret" not in str(caught.value)
 
 
 async def test_redirects_on_the_same_server_are_followed(server: JobServer) -> None:
