@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from ray_jobs.timeouts import timeout
+
 from .drivers import DriverTable
 from .errors import persistently
 from .ports import DriverPort
@@ -38,7 +40,8 @@ class DriverFollower:
             self._task = asyncio.ensure_future(persistently("Following the drivers", self._follow))
         if not self._loaded.is_set() and self._patience_s:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._loaded.wait(), self._patience_s)
+                async with timeout(self._patience_s):
+                    await self._loaded.wait()
             self._patience_s = 0.0  # jobs are served without drivers rather than late each time
 
     async def reload(self) -> None:

@@ -20,6 +20,7 @@ from ray_jobs.growth import Growth
 from ray_jobs.log_files import log_name
 from ray_jobs.models import JobStatus, JobType, SubmitRequest
 from ray_jobs.records import ManagerReply, decode_reply
+from ray_jobs.timeouts import timeout
 
 from .driver_follower import DriverFollower
 from .errors import persistently
@@ -406,7 +407,8 @@ async def _wait_until(event: asyncio.Event, deadline: float) -> bool:
     if remaining_s <= 0:
         return False
     try:
-        await asyncio.wait_for(event.wait(), remaining_s)
+        async with timeout(remaining_s):
+            await event.wait()
     except asyncio.TimeoutError:
         return False
     return True

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from ray_jobs.errors import ServerNotReady
 from ray_jobs.records import ChangeBatch, decode_batch
+from ray_jobs.timeouts import timeout
 
 from .errors import persistently
 from .job_index import JobIndex
@@ -102,7 +103,8 @@ class Follower:
         if self._is_attached:
             patience_s = self._attached_at + FIRST_LIST_PATIENCE_S - now
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._has_list.wait(), max(0.0, patience_s))
+                async with timeout(max(0.0, patience_s)):
+                    await self._has_list.wait()
         if not self._has_list.is_set() and now >= self._fresh_until:
             await self._load()
 
@@ -126,9 +128,6 @@ class Follower:
             self._task = asyncio.ensure_future(persistently("Following the jobs", self._step))
 
     async def _step(self) -> bool:
-        # Before Python 3.12 `wait_for` may swallow the cancellation.
-        if self._is_closed:
-            return False
         if self._in_doubt:
             await self._ask_again()
         if self._is_attached:

@@ -17,6 +17,7 @@ import ray
 from ray_jobs import _ray
 from ray_jobs.errors import RayJobsError, ServerUnreachable
 from ray_jobs.handover import runs
+from ray_jobs.timeouts import timeout
 
 from .connections import KEEPALIVE_TIMEOUT_S, Connections, log_malformed_requests_briefly
 from .face import Face
@@ -174,7 +175,8 @@ async def until_told_to_end(raylet: int | None) -> None:
         loop.add_signal_handler(number, end.set)
     while not end.is_set():
         try:
-            await asyncio.wait_for(end.wait(), NODE_CHECK_S)
+            async with timeout(NODE_CHECK_S):
+                await end.wait()
         except asyncio.TimeoutError:
             if raylet is not None and not runs(raylet):
                 logger.warning("The cluster is gone; leaving.")

@@ -21,6 +21,7 @@ from ray_jobs.manager.actor import ACTOR_NAME, MAX_CONCURRENCY, JobManager
 from ray_jobs.manager.face_channel import connect_to_manager
 from ray_jobs.manager.supervisors import HEAD_RESOURCE, HEAD_RESOURCE_SHARE
 from ray_jobs.supervisor.node import work_dir
+from ray_jobs.timeouts import timeout
 
 from .ray_ports import cluster_trouble
 
@@ -77,7 +78,8 @@ class RayManager:
                 search = self._searches[create] = unattended(self._search(create))
             try:
                 # What it does in a thread can't be cancelled, and mustn't be done twice at once.
-                await asyncio.wait_for(asyncio.shield(search), CALL_TIMEOUT_S)
+                async with timeout(CALL_TIMEOUT_S):
+                    await asyncio.shield(search)
             except asyncio.TimeoutError as error:
                 raise not_ready(error) from None
         return self._handle is not None
@@ -130,7 +132,8 @@ class RayManager:
         A call is repeated if the manager dies under it. None does harm then.
         """
         try:
-            return await asyncio.wait_for(self._call_somehow(method, *args), CALL_TIMEOUT_S)
+            async with timeout(CALL_TIMEOUT_S):
+                return await self._call_somehow(method, *args)
         except (RayError, CallFailed, asyncio.TimeoutError) as error:
             raise not_ready(error) from None
 

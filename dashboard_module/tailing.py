@@ -12,6 +12,7 @@ import aiohttp.web
 from aiohttp import WSCloseCode, WSMsgType
 
 from ray_jobs.keepalive import notice_dead_peer
+from ray_jobs.timeouts import timeout
 
 from .face import Face
 from .foreign_logs import followed, need_log
@@ -37,7 +38,7 @@ LOG_HAS_LEFT = (
 MAX_MESSAGE_BYTES = 64 * 1024
 
 #: Sends a log, until all is sent or the event is set.
-Pump = Callable[[aiohttp.web.WebSocketResponse, asyncio.Event], Coroutine[Any, Any, None]]
+Pump = Callable[[aiohttp.web.WebSocketResponse], Coroutine[Any, Any, None]]
 
 _CLOSED = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 
@@ -80,8 +81,7 @@ async def _serve(
     )
     await websocket.prepare(request)
     notice_dead_peer(request.get_extra_info("socket"))
-    stopped = asyncio.Event()
-    pump = asyncio.ensure_future(pump_log(websocket, stopped))
+    pump = asyncio.ensure_future(pump_log(websocket))
     gone = asyncio.ensure_future(_until_gone(websocket))
     closing = asyncio.ensure_future(face.closing.wait())
     tasks = [pump, gone, closing]
@@ -91,8 +91,6 @@ async def _serve(
             code = WSCloseCode.OK if pump.done() else WSCloseCode.GOING_AWAY
             gone_first = gone.done() and not pump.done()
         finally:
-            # Before Python 3.12 `wait_for` may swallow a cancellation, so the pump looks here too.
-            stopped.set()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -100,7 +98,8 @@ async def _serve(
             pump.result()
         # A client that reads nothing any more isn't waited for.
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(websocket.close(code=code), 2 * CLOSE_PATIENCE_S)
+            async with timeout(2 * CLOSE_PATIENCE_S):
+                await websocket.close(code=code)
     return websocket
 
 
@@ -110,7 +109,6 @@ async def _pump(
     offset: int,
     frames: Frames,
     websocket: aiohttp.web.WebSocketResponse,
-    stopped: asyncio.Event,
 ) -> None:
     path = face.log_path(job)
     if path is None:
@@ -145,8 +143,6 @@ async def _pump(
             if has_ended:
                 break
             await growth.wait(PING_INTERVAL_S)
-            if stopped.is_set():
-                return
             if loop.time() - last_sent >= PING_INTERVAL_S:
                 await websocket.ping()
                 last_sent = loop.time()
@@ -159,15 +155,12 @@ async def _pump_chunks(
     chunks: AsyncIterator[bytes],
     frames: Frames,
     websocket: aiohttp.web.WebSocketResponse,
-    stopped: asyncio.Event,
 ) -> None:
     for frame in frames.feed(first):
         await _send(websocket, frame)
     async for chunk in chunks:
         for frame in frames.feed(chunk):
             await _send(websocket, frame)
-        if stopped.is_set():
-            return
     for frame in frames.end(is_cut_off=False):
         await _send(websocket, frame)
 

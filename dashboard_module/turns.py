@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 
 from ray_jobs.errors import ServerNotReady
+from ray_jobs.timeouts import timeout
 
 #: How long a request waits for others, in seconds: of its own client, and then of all.
 TURN_TIMEOUT_S = 60.0
@@ -51,7 +52,8 @@ class Turns:
     @contextlib.asynccontextmanager
     async def _slot_of(self, slots: asyncio.Semaphore) -> AsyncIterator[None]:
         try:
-            await asyncio.wait_for(slots.acquire(), TURN_TIMEOUT_S)
+            async with timeout(TURN_TIMEOUT_S):
+                await slots.acquire()
         except asyncio.TimeoutError:
             raise ServerNotReady(
                 f"Too many {self._what}; try again.", retry_after_s=RETRY_AFTER_S

@@ -67,9 +67,12 @@ class GrowthWaiter:
             self._generation = self._path.generation
             return True  # what was written before must be looked for
         limit_s = timeout_s if is_watched else min(timeout_s, self._hub.poll_s())
+        changed = asyncio.ensure_future(self._changed.wait())
         try:
-            await asyncio.wait_for(self._changed.wait(), limit_s)
-        except asyncio.TimeoutError:
+            await asyncio.wait((changed,), timeout=limit_s)
+        finally:
+            changed.cancel()
+        if not self._changed.is_set():
             return not is_watched
         self._changed.clear()
         return True

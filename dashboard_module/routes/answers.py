@@ -13,6 +13,7 @@ import aiohttp.web
 import msgspec
 
 from ray_jobs import errors
+from ray_jobs.timeouts import timeout
 
 from ..guard.origins import ANSWER_HEADERS
 
@@ -126,9 +127,8 @@ async def _next_chunk(request: aiohttp.web.Request, deadline: float) -> bytes:
     """
     remaining_s = deadline - asyncio.get_running_loop().time()
     try:
-        return await asyncio.wait_for(
-            request.content.readany(), max(0, min(BODY_STALL_S, remaining_s))
-        )
+        async with timeout(max(0, min(BODY_STALL_S, remaining_s))):
+            return await request.content.readany()
     except asyncio.TimeoutError:
         raise errors.InvalidRequest(
             f"The body stalled: no byte came for {BODY_STALL_S:.0f} s, or less than"

@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from multidict import CIMultiDict
 
+from ray_jobs.timeouts import timeout
+
 T = TypeVar("T")
 
 #: Until the second address of a host is tried beside the first, as RFC 8305 has it.
@@ -93,13 +95,13 @@ async def exchange(
 
 
 async def _connect(
-    netloc: str, timeout: float
+    netloc: str, timeout_s: float
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    opening = asyncio.open_connection(
-        *host_and_port(netloc), happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S
-    )
     try:
-        return await asyncio.wait_for(opening, timeout)
+        async with timeout(timeout_s):
+            return await asyncio.open_connection(
+                *host_and_port(netloc), happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S
+            )
     except asyncio.TimeoutError as error:
         from aiohttp import ConnectionTimeoutError
 
@@ -131,9 +133,9 @@ def _head(
 class _Answer:
     """Reads an answer, with a limit to the silence in it."""
 
-    def __init__(self, reader: asyncio.StreamReader, timeout: float) -> None:
+    def __init__(self, reader: asyncio.StreamReader, timeout_s: float) -> None:
         self._reader = reader
-        self._timeout = timeout
+        self._timeout_s = timeout_s
 
     async def read(self) -> tuple[int, CIMultiDict[str], bytes]:
         """Return status, headers and body."""
@@ -148,7 +150,8 @@ class _Answer:
             raise NotHttpError("an endless line") from error
 
     async def _wait(self, reading: Awaitable[T]) -> T:
-        return await asyncio.wait_for(reading, self._timeout)
+        async with timeout(self._timeout_s):
+            return await reading
 
     async def _head(self) -> tuple[int, CIMultiDict[str]]:
         text = (await self._wait(self._reader.readuntil(b"\r\n\r\n"))).decode("utf-8", "replace")

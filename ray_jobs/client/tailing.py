@@ -17,6 +17,7 @@ from ray_jobs.client.retry import PASSING, Outage, RetryPolicy
 from ray_jobs.client.transport import Transport, WebSocket, quoted
 from ray_jobs.keepalive import notice_dead_peer
 from ray_jobs.models import API_PREFIX, CUT_OFF_NOTICE, LogNote, gap_notice
+from ray_jobs.timeouts import timeout
 
 #: A connection that lasted so long counts as a success, though it brought nothing.
 LASTING_S = 5.0
@@ -132,7 +133,8 @@ async def _next_frame(transport: Transport, connection: WebSocket) -> bytes | st
 async def _close(connection: WebSocket) -> None:
     """Close a WebSocket, soon: Ray's own server never reads that we want to."""
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(connection.close(), CLOSE_TIMEOUT_S)
+        async with timeout(CLOSE_TIMEOUT_S):
+            await connection.close()
 
 
 def _keep_alive(connection: WebSocket) -> None:

@@ -18,6 +18,7 @@ from ray_jobs.client.auth import authorization, find_token
 from ray_jobs.client.proxies import find_proxy
 from ray_jobs.client.tls import ssl_argument
 from ray_jobs.errors import AuthenticationFailed, InvalidRequest
+from ray_jobs.timeouts import timeout
 
 if TYPE_CHECKING:
     import ssl
@@ -282,11 +283,11 @@ class Transport:
         proxy = find_proxy(self.address)
         with mapped(where, self.address, proxy):
             try:
-                opening = self._opened().ws_connect(
-                    url, headers=self._all_headers(), proxy=proxy, max_msg_size=0
-                )
                 # By older versions of aiohttp it is bounded by nothing else.
-                connection: WebSocket = await asyncio.wait_for(opening, WEBSOCKET_TIMEOUT_S)
+                async with timeout(WEBSOCKET_TIMEOUT_S):
+                    connection: WebSocket = await self._opened().ws_connect(
+                        url, headers=self._all_headers(), proxy=proxy, max_msg_size=0
+                    )
                 self.has_answered = True
                 return connection
             except aiohttp.WSServerHandshakeError as error:

@@ -12,6 +12,7 @@ from ray_jobs import errors
 from ray_jobs.client.retry import PASSING, Outage, RetryPolicy
 from ray_jobs.client.transport import Transport, quoted
 from ray_jobs.models import API_PREFIX, JobDetails, JobInfo
+from ray_jobs.timeouts import timeout
 
 #: How long the server holds one request. Below the 60 s after which proxies lose patience.
 LONG_POLL_S = 25.0
@@ -122,7 +123,8 @@ async def watch(
 async def _within(seconds: float, answer: Coroutine[Any, Any, JobInfo]) -> JobInfo:
     """Return an answer that comes in time. Raises `ServerUnreachable`."""
     try:
-        return await asyncio.wait_for(answer, None if math.isinf(seconds) else seconds)
+        async with timeout(None if math.isinf(seconds) else seconds):
+            return await answer
     except asyncio.TimeoutError as error:
         raise errors.ServerUnreachable("The server didn't answer in time.") from error
 

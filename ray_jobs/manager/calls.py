@@ -26,6 +26,7 @@ from ray_jobs.channel import CallFailed, Channel
 from ray_jobs.kv import Superseded
 from ray_jobs.scrubbing import scrubbed
 from ray_jobs.supervisor.actor import StaleEpochError
+from ray_jobs.timeouts import timeout
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ async def farewell(call: Any) -> bool:
     Returns whether it was answered.
     """
     try:
-        await asyncio.wait_for(call, FAREWELL_S)
+        async with timeout(FAREWELL_S):
+            await call
     except (RayError, asyncio.TimeoutError) as error:
         logger.info("A supervisor didn't answer the last call: %s", brief(error))
         return False

@@ -17,6 +17,7 @@ from typing import Any
 
 from ray_jobs.errors import InvalidRuntimeEnv
 from ray_jobs.scrubbing import shown
+from ray_jobs.timeouts import timeout
 
 REQUIREMENTS_FIELDS = ("pip", "uv")
 YAML_SUFFIXES = (".yml", ".yaml")
@@ -67,7 +68,8 @@ class EnvFiles:
             self._threads, self._read, runtime_env, files
         )
         try:
-            return await asyncio.wait_for(reading, READ_TIMEOUT_S)
+            async with timeout(READ_TIMEOUT_S):
+                return await reading
         except asyncio.TimeoutError:
             raise InvalidRuntimeEnv(
                 f"Malformed runtime_env: {', '.join(files)} can't be read on the head node within"

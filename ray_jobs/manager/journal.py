@@ -17,6 +17,7 @@ import msgspec
 
 from ray_jobs.records import Change, ChangeBatch, JobRecord, encode_record
 from ray_jobs.store import JobStore, Superseded
+from ray_jobs.timeouts import timeout
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ class Journal:
         """Return what changed after revision `since`, waiting up to `timeout_s` seconds for it."""
         if epoch == self.epoch and since >= self.revision:
             try:
-                await asyncio.wait_for(self._wait_for_change(since), timeout_s)
+                async with timeout(timeout_s):
+                    await self._wait_for_change(since)
             except asyncio.TimeoutError:
                 # One that was replaced and writes nothing would not learn it otherwise.
                 await self.check_epoch()

@@ -19,6 +19,7 @@ from ray_jobs.manager.seats import OwnSeat, PooledSeat
 from ray_jobs.manager.supervisors import IN_ITS_ENVIRONMENT, needs_own_supervisor
 from ray_jobs.manager.times import waited_s
 from ray_jobs.records import JobRecord
+from ray_jobs.timeouts import timeout
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ class Placing:
 async def in_time(step: Coroutine[Any, Any, Any], record: JobRecord, timeout_s: float) -> Any:
     """Await a step of a job's start. Raises `StartTimeout`."""
     try:
-        return await asyncio.wait_for(step, timeout_s)
+        async with timeout(timeout_s):
+            return await step
     except asyncio.TimeoutError:
         raise StartTimeout(record, timeout_s) from None

@@ -38,6 +38,7 @@ from ray_jobs.manager.journal import Journal, is_same_job
 from ray_jobs.manager.times import ended_boot_ms
 from ray_jobs.records import JobRecord
 from ray_jobs.scrubbing import scrubbed
+from ray_jobs.timeouts import timeout
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ class Retention:
             self._due.clear()
             wait_s = LONGEST_WAIT_S if due_in_ms is None else due_in_ms / 1000
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._due.wait(), min(wait_s, LONGEST_WAIT_S))
+                async with timeout(min(wait_s, LONGEST_WAIT_S)):
+                    await self._due.wait()
 
     def _record(self, job: Ended) -> JobRecord | None:
         """Return a job that is still there, and still the same."""

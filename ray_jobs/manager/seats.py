@@ -19,6 +19,7 @@ from ray_jobs.manager.calls import DIED, Supervisor, farewell, patiently
 from ray_jobs.manager.pool import Member, Pool
 from ray_jobs.manager.supervisors import CURRENT_PREFIX, Supervisors
 from ray_jobs.supervisor.node import forget_channel, forget_ended, work_dir
+from ray_jobs.timeouts import timeout
 
 logger = logging.getLogger(__name__)
 
@@ -214,8 +215,8 @@ class PooledSupervisors:
                 await self._supervisors.end(actor)
                 return None
             try:
-                introduced = self._introduce(actor, live, name.startswith(CURRENT_PREFIX))
-                return await asyncio.wait_for(introduced, TAKE_OVER_TIMEOUT_S)
+                async with timeout(TAKE_OVER_TIMEOUT_S):
+                    return await self._introduce(actor, live, name.startswith(CURRENT_PREFIX))
             except DIED:
                 return None
             except Superseded:

@@ -53,6 +53,26 @@ async def test_each_write_wakes_all_who_wait(growth: Growth, tmp_path: Path) -> 
             assert await asyncio.gather(*waits) == [True] * 3
 
 
+async def test_a_cancellation_is_not_lost_just_when_the_log_grows(
+    growth: Growth, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    path.touch()
+    with growth.waiter(str(path)) as waiter:
+        await quiet(waiter)
+        for turns in range(5):
+            waiting = asyncio.ensure_future(waiter.wait(LIMIT_S))
+            await asyncio.sleep(0)
+            waiter.wake()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            has_ended = waiting.done()
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            assert waiting.cancelled() or has_ended
+            await quiet(waiter)
+
+
 async def test_who_looked_before_the_watch_was_set_looks_again(
     growth: Growth, tmp_path: Path
 ) -> None:

@@ -208,3 +208,27 @@ async def test_large_frames(server: JobServer) -> None:
 
     serve(server, OWN, act)
     assert len(await tail(server)) == 6_553_600
+
+
+async def test_a_cancellation_is_not_lost_just_when_the_stream_opens(server: JobServer) -> None:
+    opened, left = threading.Event(), threading.Event()
+
+    async def act(websocket: web.WebSocketResponse, _request: web.Request) -> None:
+        opened.set()
+        await websocket.receive()
+        left.set()
+
+    serve(server, OWN, act)
+    async with fast_client(server) as client:
+        for attempt in range(60):
+            opened.clear()
+            left.clear()
+            tailing = asyncio.ensure_future(anext(aiter(client.tail_job_logs("a"))))
+            while not opened.is_set():
+                await asyncio.sleep(0)
+            for _ in range(attempt % 12):  # the client has its answer after some of them
+                await asyncio.sleep(0)
+            tailing.cancel()
+            await asyncio.wait((tailing,), timeout=5)
+            assert tailing.cancelled()
+            assert await asyncio.to_thread(left.wait, 5)
