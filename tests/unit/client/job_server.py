@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -13,6 +14,9 @@ from aiohttp import web
 from ray_jobs import models
 
 T = TypeVar("T")
+#: Turns of an event loop after which a connection that it accepted has its handler.
+ACCEPT_TURNS = 5
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -52,6 +56,7 @@ class JobServer:
         self.overrides: dict[tuple[str, str], Handler] = {}
         self.port = 0
         self.scheme = "http"
+        self._listening: socket.socket
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -72,18 +77,24 @@ class JobServer:
             app.router.add_route("*", "/{path:.*}", self._dispatch)
             self._runner = web.AppRunner(app, shutdown_timeout=0.01)
             await self._runner.setup()
-            site = web.TCPSite(
-                self._runner, "127.0.0.1", self.port, ssl_context=context, reuse_address=True
-            )
-            await site.start()
-            self.port = self._runner.addresses[0][1]
+            self._listening = socket.create_server(("127.0.0.1", self.port))
+            self.port = self._listening.getsockname()[1]
+            await web.SockSite(self._runner, self._listening, ssl_context=context).start()
 
         self.scheme = "https" if context else "http"
         self.run(start())
 
     def stop(self) -> None:
+        async def stop(runner: web.AppRunner) -> None:
+            # Before Python 3.12 a connection that was accepted just before its server is closed
+            # stays open, and unanswered: so first nothing more is accepted.
+            asyncio.get_running_loop().remove_reader(self._listening)
+            for _ in range(ACCEPT_TURNS):
+                await asyncio.sleep(0)
+            await runner.cleanup()
+
         if self._runner is not None:
-            self.run(self._runner.cleanup())
+            self.run(stop(self._runner))
             self._runner = None
 
     def close(self) -> None:
