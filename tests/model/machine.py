@@ -93,8 +93,9 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(IDS), pause=pauses)
     def delete(self, name: str, pause: float) -> None:
-        # A request that comes again after its job was deleted would make another job.
-        if not any(each == name for each, _ in self.world.submitting):
+        # A request that comes again after its job was deleted would make another job. No face
+        # sends one again that it has an answer to, and what it sent a dead manager is gone.
+        if not self.world.on_way[name]:
             self.world.delete((name, ""))
         self.pause(pause)
 

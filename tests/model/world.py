@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import msgspec
@@ -127,7 +127,9 @@ class World:
         self._restart: asyncio.TimerHandle | None = None
         self.keys: dict[str, list[str]] = {}
         self.calls: set[asyncio.Task[None]] = set()
+        #: Requests without an answer; and those on their way, with what is sent again of one.
         self.submitting: dict[Key, bytes] = {}
+        self.on_way: Counter[str] = Counter()
         environ = {
             "RAY_JOBS_WARM_SUPERVISORS": str(warm),
             "RAY_JOBS_SUPERVISION": "dense" if jobs_each > 1 else "",
@@ -284,6 +286,7 @@ class World:
 
     def submit_again(self, key: Key) -> None:
         """A request is sent, or sent again before it was answered."""
+        self.on_way[key[0]] += 1
         self._in_client(self._submit(key, self.submitting[key]))
 
     def stop(self, submission_id: str) -> None:
@@ -300,6 +303,7 @@ class World:
     async def _submit(self, key: Key, request: bytes) -> None:
         self.tell(f"submit {key}")
         reply, by = await self.ask("submit", request, key[1])
+        self.on_way[key[0]] -= 1
         self.tell(f"submit {key} -> {reply.error or reply.value} by {by}")
         self.submitting.pop(key, None)
 
