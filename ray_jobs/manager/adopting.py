@@ -32,10 +32,6 @@ class NotThereError(RuntimeError):
     """A supervisor is on another node than the attempt."""
 
 
-class SilentError(RuntimeError):
-    """A supervisor doesn't answer."""
-
-
 class Adopting:
     """Gives running jobs other supervisors."""
 
@@ -124,8 +120,8 @@ class Adopting:
         return node_is_gone
 
 
-async def unseat(lead: Lead, error: Exception) -> None:
-    """Take a supervisor from a job that it fails by an error."""
+async def unseat(lead: Lead, error: Exception | None) -> None:
+    """Take a supervisor from a job that it fails by an error; None: it doesn't answer."""
     seat, lead.seat = lead.seat, None
     if seat is None:
         return
@@ -133,6 +129,6 @@ async def unseat(lead: Lead, error: Exception) -> None:
         seat.lost()
         return
     try:
-        await (seat.discard() if isinstance(error, SilentError) else seat.leave())
+        await (seat.discard() if error is None else seat.leave())
     except RayError as trouble:
         logger.warning("A supervisor can't be ended: %s", brief(trouble))

@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ray_jobs.kv import Superseded
 from ray_jobs.manager import transitions
-from ray_jobs.manager.adopting import Adopting, SilentError, unseat
+from ray_jobs.manager.adopting import Adopting, unseat
 from ray_jobs.manager.calls import GONE, brief, farewell, patiently
 from ray_jobs.manager.environments import Built, package_uris
 from ray_jobs.manager.failures import JobLost, NeverStarted, explained
@@ -333,7 +333,7 @@ class Runner:
             call = lead.seat.call("abandon", self._journal.epoch, record.attempt)
             if await farewell(call):
                 return
-            await unseat(lead, SilentError())
+            await unseat(lead, None)
             try:
                 await self._adopting.adopt(lead, record, 0.0)
             except (NeverStarted, JobLost):  # there is nothing, or nobody can reach it
