@@ -37,7 +37,7 @@ LOG_HAS_LEFT = (
 #: Clients have nothing to say.
 MAX_MESSAGE_BYTES = 64 * 1024
 
-#: Sends a log, until all is sent or the event is set.
+#: Sends a log, until all is sent.
 Pump = Callable[[aiohttp.web.WebSocketResponse], Coroutine[Any, Any, None]]
 
 _CLOSED = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
