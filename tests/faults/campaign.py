@@ -53,6 +53,8 @@ class Campaign:
         self.rng = rng
         self.longest_read_s = 0.0
         self.injected = 0
+        #: How many had been injected when jobs were prepared last.
+        self._prepared: int | None = None
         #: How many jobs were in which of `STATES` when something was hit.
         self.hit: Counter[str] = Counter()
         self._notices_s: list[float] = []
@@ -99,7 +101,13 @@ class Campaign:
             self.injected += 1
 
     async def prepare(self) -> None:
-        """Have jobs that are about to start or end, and every other time one that is stopped."""
+        """Have jobs that are about to start or end, and every other time one that is stopped.
+
+        No-op if nothing was hit since the last time.
+        """
+        if self._prepared == self.injected:
+            return
+        self._prepared = self.injected
         if self.injected % 2 == 0:
             await self.workload.begin_stop()
             await asyncio.sleep(self.rng.uniform(0, 0.6 * STOP_WAIT_S))

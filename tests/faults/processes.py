@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ray_jobs import JobSubmissionClient
 from tests.waiting import wait_until
@@ -38,10 +39,16 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def start_waiting_job(client: JobSubmissionClient, folder: Path) -> tuple[str, int]:
-    """Submit a job that ends with 5 once `folder/go` exists. Returns its id and its shell's pid."""
-    command = f"echo pid $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 5"
-    job_id = client.submit_job(entrypoint=command)
+def start_waiting_job(
+    client: JobSubmissionClient, folder: Path, code: int = 5, **fields: Any
+) -> tuple[str, int]:
+    """Submit a job that ends with `code` once `folder/go` exists. Returns it and its shell's pid.
+
+    Args:
+        fields: Of the submission, as of `submit_job`.
+    """
+    command = f"echo pid $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit {code}"
+    job_id = client.submit_job(entrypoint=command, **fields)
 
     def pids() -> list[int]:
         lines = client.get_job_logs(job_id).splitlines()

@@ -25,6 +25,8 @@ FAILED, RUNNING, STOPPED = JobStatus.FAILED, JobStatus.RUNNING, JobStatus.STOPPE
 #: Before the plugin is disabled, while a job is being stopped (which takes three seconds), and
 #: before it is enabled again.
 PAUSE_S = (0.0, 1.0)
+#: Such a job has a supervisor of its own.
+OWN = {"entrypoint_num_cpus": 0.1}
 
 
 # For each round: Ray's own manager, in the agent, looks at what runs once, when it is used first.
@@ -69,13 +71,6 @@ def until_mirrored(cluster: Cluster, job_id: str) -> None:
     wait_until(lambda: shown_by_ray(cluster, job_id)[0] == "RUNNING", "the mirror", 10)
 
 
-def start_own(client: JobSubmissionClient, folder: Path) -> str:
-    command = f"echo pid $$; while [ ! -e {folder}/go ]; do sleep 0.05; done; exit 6"
-    job_id = client.submit_job(entrypoint=command, entrypoint_num_cpus=0.1)
-    wait_until(lambda: client.get_job_status(job_id) is RUNNING, "it runs", 30)
-    return job_id
-
-
 def start_deaf(client: JobSubmissionClient) -> str:
     """Have a job run that ends some seconds after its stop."""
     job_id = client.submit_job(
@@ -95,7 +90,8 @@ def test_disabled_and_enabled_again(
     with JobSubmissionClient(cluster.address) as client:
         ending, ending_pid = start_waiting_job(client, tmp_path)
         stopped, stopped_pid = start_waiting_job(client, tmp_path / "never")
-        own, own_stopped = start_own(client, tmp_path), start_own(client, tmp_path / "never")
+        own, _ = start_waiting_job(client, tmp_path, 6, **OWN)
+        own_stopped, _ = start_waiting_job(client, tmp_path / "never", 6, **OWN)
         ended_meanwhile, _ = start_waiting_job(client, tmp_path / "soon")
         queued = client.submit_job(entrypoint="exit 0", entrypoint_resources={"nowhere": 1})
         stopping = start_deaf(client)

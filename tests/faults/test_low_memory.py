@@ -70,11 +70,7 @@ def test_of_the_head(request: pytest.FixtureRequest, cluster: Cluster, tmp_path:
         client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
         held, _ = start_waiting_job(client, tmp_path)
         stopped, _ = start_waiting_job(client, tmp_path / "never")
-        own = client.submit_job(
-            entrypoint=f"echo pid $$; until [ -e {tmp_path}/go ]; do sleep 0.05; done; exit 6",
-            entrypoint_num_cpus=0.1,
-        )
-        wait_until(lambda: "pid " in client.get_job_logs(own), "it runs", 30)
+        own, _ = start_waiting_job(client, tmp_path, 6, entrypoint_num_cpus=0.1)
         (tmp_path / "hog.py").write_text(HOG)
         enough, free = tmp_path / "enough", tmp_path / "free"
         before = set(titled(SUPERVISOR))
@@ -121,10 +117,8 @@ def test_of_a_worker_node(tmp_path: Path) -> None:
     ):
         client.wait_until_finish(client.submit_job(entrypoint="true"), timeout=60)
         node = cluster.add_node(resources={"small": 1}, inside=["env", threshold()])
-        wait = f"echo pid $$; until [ -e {tmp_path}/go ]; do sleep 0.05; done; exit 6"
-        held, stopped = (client.submit_job(entrypoint=wait, **there) for _ in range(2))
-        for each in (held, stopped):
-            wait_until(lambda: "pid " in client.get_job_logs(each), "it runs", 30)  # noqa: B023
+        held, _ = start_waiting_job(client, tmp_path, 6, **there)
+        stopped, _ = start_waiting_job(client, tmp_path / "never", 6, **there)
         before = set(titled(SUPERVISOR)) & set(in_session(node))
         assert len(before) == 2
         hog = client.submit_job(

@@ -127,13 +127,9 @@ async def test_fault(
         rate=OWN_RATE,
     ) as run:
         run.workload.begin("queued")
-        prepared = 0
 
         async def inject() -> bool:
-            nonlocal prepared
-            if prepared == run.injected:  # not again where there was nothing to hit
-                await run.prepare()
-                prepared += 1
+            await run.prepare()
             done = fault.inject(run)
             return done if isinstance(done, bool) else await done
 
