@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import pytest
 
 from ray_jobs.log_holes import HEAD_BYTES, read_kept, trim
 from ray_jobs.manager.joblog import JobLogs
 from ray_jobs.models import JobStatus
+from ray_jobs.supervisor import actor
 from ray_jobs.supervisor.actor import JobSupervisor
 from ray_jobs.supervisor.bounding import keep_bounded
 
@@ -20,6 +22,11 @@ MIB = 1024 * 1024
 RUNNING = msgspec.structs.replace(
     RECORD, status=JobStatus.RUNNING, on_head=False, attempt="a", max_log_bytes=2 * MIB
 )
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor, "attempt_dir", lambda attempt: str(tmp_path / attempt))
 
 
 def with_log(path: Path) -> JobSupervisor:
