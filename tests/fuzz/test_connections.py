@@ -89,8 +89,7 @@ def test_slow_heads(server: Server) -> None:
         slow = [stack.enter_context(connect(server)) for _ in range(400)]
         for connection in slow[:300]:
             connection.sendall(b"GET /api/jobs/ HTTP/1.1\r\nHost: a\r\nX-A: ")
-        wait_until(lambda: held(server, slow) == len(slow), "the connections")
-        check_health(server)
+        check_health(server)  # by connections that are accepted after those
 
         def are_ended() -> bool:
             for connection in slow[:300]:
@@ -136,7 +135,7 @@ def test_one_client_keeps_nobody_out(tmp_path: Path) -> None:
 
 def test_clients_that_read_nothing_are_dropped(tmp_path: Path) -> None:
     """They hold all places, each of an address of its own; who reads slowly keeps its own."""
-    arguments = ("--max-requests", "20", "--write-stall-s", "2")
+    arguments = ("--max-requests", "20", "--write-stall-s", "4")
     with running_server(tmp_path, *arguments) as server, contextlib.ExitStack() as stack:
         server.append(RUNNING, b"x" * 32 * MIB)
         paths = [f"/api/jobs/{RUNNING}/logs", f"/api/ray_jobs/v1/jobs/{RUNNING}/logs"]
@@ -155,7 +154,8 @@ def test_clients_that_read_nothing_are_dropped(tmp_path: Path) -> None:
         wait_until(lambda: request(server.port, "GET", SERVER_INFO).status == 429, "a refusal")
         begun = time.monotonic()
         received = [0, 0]
-        while time.monotonic() - begun < 8.0:
+        while held(server, stalled):
+            assert time.monotonic() - begun < 20.0
             for number, connection in enumerate(slow):
                 received[number] += len(connection.recv(256 * 1024))
             time.sleep(0.05)
@@ -275,10 +275,8 @@ def test_silent_connections_to_tls(tmp_path: Path) -> None:
     cert, key = (str(CERTIFICATES / f"server.{end}") for end in ("pem", "key"))
     arguments = ("--tls-cert", cert, "--tls-key", key, "--handshake-timeout-s", "1")
     with running_server(tmp_path, *arguments) as server, contextlib.ExitStack() as stack:
-        files = server.open_files()
-        for _ in range(200):
-            stack.enter_context(connect(server))
-        wait_until(lambda: server.open_files() >= files + 200, "the connections")
-        wait_until(lambda: server.open_files() <= files + 2, "their end", 10.0)
+        silent = [stack.enter_context(connect(server)) for _ in range(200)]
+        # By a connection that is accepted after those.
         answer = requests.get(f"{server.url}/api/version", timeout=20, verify=cert)
         assert answer.status_code == 200
+        wait_until(lambda: held(server, silent) == 0, "their end", 10.0)

@@ -163,11 +163,12 @@ def test_stop_reaches_what_was_started_to_clean_up_once_the_entrypoint_is_gone(
 
 def test_sigint_reaches_the_entrypoint(node: Node) -> None:
     keeper_client, _ = node.spawn(
-        "trap 'echo interrupted; exit 0' INT; echo ready; sleep 60 & wait"
+        "trap 'echo interrupted; exit 0' INT; echo ready; while :; do sleep 0.01; done"
     )
     wait_for_line(node.log, "ready")
-    keeper_client.send(op="stop", signal=int(signal.SIGINT), wait_s=0.5)
-    keeper_client.read()
+    keeper_client.send(op="stop", signal=int(signal.SIGINT), wait_s=600)
+    ended = keeper_client.read()
+    assert (ended["stopped"], ended["code"]) == (True, 0)
     assert "interrupted" in node.log.read_text()
 
 

@@ -175,10 +175,11 @@ def test_one_that_was_never_watched(node: Node) -> None:
 def test_one_that_somebody_else_starts_is_watched(
     node: Node, dashboard: subprocess.Popen[bytes]
 ) -> None:
-    watcher = node.watch("watching.SETTLING_S = 1.0")
+    watcher = node.watch()
     until_said(watcher, "watching")
-    kill(dashboard)
     with node.start_dashboard() as other:
+        wait_until(lambda: len(node.running()) == 2, "the other one")
+        kill(dashboard)
         until_said(watcher, f"watching the dashboard (pid {other.pid})")
         assert node.running() == [other.pid]
         other.kill()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-import types
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,9 +20,9 @@ from ray_jobs.manager.journal import Journal
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import MIRROR_FIELDS, JobRecord, decode_record
 from ray_jobs.store import RECORD_PREFIX, KvStore, Superseded
-from tests.model.loop import VirtualLoop
 
 from .memory_kv import RECORD, MemoryKv, claimed
+from .virtual import in_virtual_time
 
 T = TypeVar("T")
 
@@ -154,14 +154,9 @@ FIELDS = frozenset(MIRROR_FIELDS)
 def test_a_successor_that_claims_meanwhile_is_the_only_one(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In virtual time: whom a busy machine holds up between its look and its write writes too late.
-    # It has what is used here of a loop.
-    loop = VirtualLoop(random.Random(seed))  # type: ignore[abstract]
-    monkeypatch.setattr(store_module, "time", types.SimpleNamespace(monotonic=loop.time))
-    succession = loop.create_task(succeed(FailingKv(seed)))
-    loop.run_for(TIMEOUT_S)
-    succession.result()
-    loop.close()
+    # Whom a busy machine holds up between its look and its write writes too late.
+    scenario = functools.partial(succeed, FailingKv(seed))
+    in_virtual_time(monkeypatch, store_module, scenario, TIMEOUT_S, seed)
 
 
 async def succeed(kv: FailingKv) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from ray_jobs.claims import VERSION
+from ray_jobs.manager import pool as pool_module
 from ray_jobs.manager.calls import Supervisor
 from ray_jobs.manager.environments import Environments
 from ray_jobs.manager.failures import START_TIMEOUT_ENV_VAR, StartTimeout
@@ -19,6 +20,7 @@ from ray_jobs.manager.seats import OwnSeat, PooledSeat
 from ray_jobs.models import JobStatus
 from ray_jobs.records import JobRecord
 from tests.unit.manager.test_environments import FakeAgent
+from tests.unit.manager.virtual import in_virtual_time
 
 TIMEOUT_S = 0.2
 
@@ -74,7 +76,7 @@ class FakeJournal:
 
 
 @pytest.fixture
-async def pool() -> Pool:
+def pool() -> Pool:
     return Pool(NoMaker(), PoolSettings(warm=0))
 
 
@@ -113,18 +115,24 @@ async def test_a_job_that_no_supervisor_is_made_for_fails_in_time(placing: Placi
         await asyncio.wait_for(placing.place(Lead("a", recovering=False), job()), 5)
 
 
-async def test_waiting_for_others_to_end_is_no_trouble_at_the_start(
-    placing: Placing, pool: Pool
+def test_waiting_for_others_to_end_is_no_trouble_at_the_start(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long queue is served one after another: its last job may wait longer than the timeout."""
-    pool.join(Supervisor(FakeActor()))
-    leads = [Lead("a", recovering=False) for _ in range(6)]
-    placed = [asyncio.ensure_future(placing.place(lead, job())) for lead in leads]
-    for lead, place in zip(leads, placed, strict=True):
-        assert (await asyncio.wait_for(place, 5)).node_id == "head"
-        assert lead.seat is not None
-        await asyncio.sleep(TIMEOUT_S / 2)  # as long as the job runs
-        await lead.seat.leave()
+
+    async def wait_for_turns() -> None:
+        pool: Pool = request.getfixturevalue("pool")
+        placing: Placing = request.getfixturevalue("placing")
+        pool.join(Supervisor(FakeActor()))
+        leads = [Lead("a", recovering=False) for _ in range(6)]
+        placed = [asyncio.ensure_future(placing.place(lead, job())) for lead in leads]
+        for lead, place in zip(leads, placed, strict=True):
+            assert (await place).node_id == "head"
+            assert lead.seat is not None
+            await asyncio.sleep(TIMEOUT_S / 2)  # as long as the job runs
+            await lead.seat.leave()
+
+    in_virtual_time(monkeypatch, pool_module, wait_for_turns, 10 * TIMEOUT_S)
 
 
 async def test_who_is_cancelled_while_waiting_takes_no_supervisor(

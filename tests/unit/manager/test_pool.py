@@ -12,6 +12,8 @@ import pytest
 from ray_jobs.manager import pool as pool_module
 from ray_jobs.manager.pool import Member, Pool, PoolSettings
 
+from .virtual import in_virtual_time
+
 GIB = 1024**3
 
 
@@ -177,20 +179,24 @@ async def test_it_tries_again_to_start_one(
 
 
 @pytest.mark.parametrize(("ran_s", "grows"), [(0.001, False), (0.5, True), (math.inf, True)])
-async def test_many_jobs_wait(
-    maker: FakeMaker, monkeypatch: pytest.MonkeyPatch, ran_s: float, grows: bool
-) -> None:
+def test_many_jobs_wait(monkeypatch: pytest.MonkeyPatch, ran_s: float, grows: bool) -> None:
     """Those that only their start takes time for would wait longer while another one starts."""
     monkeypatch.setattr(pool_module, "PATIENCE_S", 0.1)
-    pool = Pool(maker, PoolSettings(warm=0, starts_at_once=2))
-    member = await soon(pool.acquire())
-    waiting = [asyncio.ensure_future(pool.acquire()) for _ in range(200)]
-    for _ in range(20):
-        pool.release(member, ran_s)
-        await asyncio.sleep(0.002)
-    assert (maker.made > 1) is grows
-    for each in waiting:
-        each.cancel()
+    monkeypatch.setattr(pool_module, "GROWTH_DELAY_S", 0.01)
+    maker = FakeMaker()
+
+    async def jobs_wait() -> None:
+        pool = Pool(maker, PoolSettings(warm=0, starts_at_once=2))
+        member = await pool.acquire()
+        waiting = [asyncio.ensure_future(pool.acquire()) for _ in range(200)]
+        for _ in range(20):
+            pool.release(member, ran_s)
+            await asyncio.sleep(0.002)
+        assert (maker.made > 1) is grows
+        for each in waiting:
+            each.cancel()
+
+    in_virtual_time(monkeypatch, pool_module, jobs_wait, 5)
 
 
 async def test_there_are_never_more_than_fit(maker: FakeMaker) -> None:

@@ -46,7 +46,7 @@ class FakeSupervisor:
 
 
 @pytest.fixture(autouse=True)
-def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ray, "actor_id", lambda actor: str(id(actor)))
     monkeypatch.setattr(seats, "forget_channel", lambda _: None)
 
