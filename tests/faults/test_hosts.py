@@ -21,7 +21,7 @@ from tests.faults.processes import kill_titled, titled
 from tests.faults.supervisors import MANAGER, SUPERVISOR
 from tests.faults.table import Row, report, rounds, seeded, times
 from tests.faults.talking import Talker
-from tests.faults.test_worker_node_ends import LAST_SECOND_S, NODE_TIMEOUT, NOTICED_S
+from tests.faults.test_worker_node_ends import LAST_SECOND_S, NEWS_S, NODE_TIMEOUT, NOTICED_S
 from tests.waiting import wait_until
 
 #: Shorter than the node timeout, also with what TCP waits afterwards.
@@ -29,6 +29,8 @@ CUT_S = (1.0, 3.0)
 PLACED_S = 20.0
 #: Until lost packets are sent again: after a cut of some seconds TCP waits as long once more.
 RESUMED_S = 10.0
+#: Until manager, supervisor and the copy of a log are there again, each after the other.
+BACK_S = 30.0
 BLOCK_BYTES = 1024 * 1024
 BLOCKS = 200
 #: Of one process, however long the log is: the pieces on their way, and what Python keeps.
@@ -84,7 +86,7 @@ def test_host_cut_off_and_back(
     for _ in range(times(2)):
         away[0].cut_off()
         time.sleep(rng.uniform(*CUT_S))
-        other.wait_for_news(LAST_SECOND_S)
+        other.wait_for_news(NEWS_S)
         away[0].connect()
         resumed_s.append(job.wait_for_news(RESUMED_S))
         # By the connection by which the GCS looks whether the node lives.
@@ -125,7 +127,7 @@ def test_manager_and_supervisor_killed_while_it_streams(
         assert kill_titled(MANAGER)
         if number % 2:
             assert kill_titled(SUPERVISOR)
-        resumed_s.append(job.wait_for_news(RESUMED_S))
+        resumed_s.append(job.wait_for_news(BACK_S))
     (tmp_path / "go").touch()
     ends = succeeded(client, job)
     report(Row(fault, len(resumed_s), judged(client, ends), notice_s=max(resumed_s)))
@@ -215,6 +217,7 @@ def test_host_cut_off_for_good(
     job = Talker(client, cluster.logs_dir, "host1")
     job.wait_until_it_talks()
     time.sleep(rng.uniform(0, 1))
+    job.wait_for_news(NEWS_S)
     clock, began = time.time(), time.monotonic()
     away[1].cut_off()
     info = client.wait_until_finish(job.job_id, timeout=NOTICED_S)

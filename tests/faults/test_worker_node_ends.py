@@ -30,6 +30,8 @@ NODE_TIMEOUT = {
 #: Ten looks, each as long as its timeout and the pause before it, and the way to the record.
 NOTICED_S = 10 * (0.5 + 0.5) + 5.0
 LAST_SECOND_S = 1.0
+#: A log that comes line by line has come again.
+NEWS_S = 10.0
 GONE_S = 5.0
 #: On the head, meanwhile.
 KINDS = ("held", "quick", "short", "stopped")
@@ -65,6 +67,7 @@ def end_under_a_job(cluster: Cluster, end: Callable[[int], None], pause_s: float
         talker.wait_until_it_talks()
         time.sleep(pause_s)
         assert talker.processes()
+        talker.wait_for_news(NEWS_S)
         ended, clock = time.monotonic(), time.time()
         end(session)
         info = client.wait_until_finish(talker.job_id, timeout=NOTICED_S)

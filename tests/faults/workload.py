@@ -372,21 +372,19 @@ class Workload:
                     f" {info.get('message')!r}, not {stake.status} {stake.code}"
                 )
             if stake.kind == "deaf" and info.get("status") == "STOPPED" and starts == 1:
-                self._check_stop(stake)
+                self._check_stop(stake, info)
         twice = self.started_twice() + await self._there_twice()
         left = await asyncio.to_thread(orphans)
         return Verdict(len(jobs), lost, twice, left, self.problems)
 
-    def _check_stop(self, stake: Stake) -> None:
-        """Hold the stop of a job that ends by SIGKILL alone to its wait.
-
-        By what the job itself has told: the clock of the server may be stepped.
-        """
+    def _check_stop(self, stake: Stake, info: dict[str, Any]) -> None:
+        """Hold the stop of a job that ends by SIGKILL alone to its wait."""
         alive = self._folder / f"{stake.name}.alive"
         if stake.stop_sent is None or stake.stop_acknowledged is None or not alive.exists():
             return
         ended = alive.stat().st_mtime
-        waited_s = ended - stake.stop_sent
+        # It may have got no time to tell that it still lived.
+        waited_s = max(ended, info["end_time"] / 1000) - stake.stop_sent
         if waited_s < STOP_WAIT_S - UNSEEN_S:
             self.problems.append(f"{stake.name}: killed {waited_s:.2f} s after its stop")
         self.longest_stop_s = max(self.longest_stop_s, ended - stake.stop_acknowledged)

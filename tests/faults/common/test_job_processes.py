@@ -17,6 +17,7 @@ from tests.faults.leftovers import check_nothing_left
 from tests.faults.processes import parent_of, send
 from tests.faults.table import rounds
 from tests.faults.workload import KILLED_CODE, STOP_WAIT_S, Stake
+from tests.waiting import wait_until
 
 #: The jobs that are hit come on top. Each that is held takes a supervisor: a second of CPU.
 KINDS = ("held", "quick", "quick", "short", "short", "family", "stopped", "stopped")
@@ -39,6 +40,15 @@ async def victim(run: Campaign) -> tuple[Stake, int]:
     pid = await run.workload.pid(stake)
     await asyncio.sleep(run.rng.uniform(0, 0.3))
     return stake, pid
+
+
+def children(pid: int) -> tuple[list[int], list[int]]:
+    """Return the children of a process: in its session, and in sessions of their own."""
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    kinds: tuple[list[int], list[int]] = [], []
+    for child in found:
+        kinds[os.getsid(child) == child].append(child)
+    return kinds
 
 
 async def until_failed(run: Campaign, stake: Stake, words: str) -> None:
@@ -91,9 +101,8 @@ async def test_shell_killed(cluster: Cluster, tmp_path: Path) -> None:
 async def test_child_killed(cluster: Cluster, tmp_path: Path, which: str) -> None:
     async def kill_child() -> None:
         _, pid = await victim(run)
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        own_session = [child for child in map(int, children) if os.getsid(child) == child]
-        others = [int(child) for child in children if int(child) not in own_session]
+        await asyncio.to_thread(wait_until, lambda: all(children(pid)), "its children")
+        others, own_session = children(pid)
         send(run.rng.choice(own_session if "session" in which else others))
 
     async with campaign(

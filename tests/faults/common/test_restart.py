@@ -27,6 +27,8 @@ from tests.faults.table import seeded, times
 BACK_WITHIN_S = 3.0
 #: Reads don't wait for the manager.
 READ_WITHIN_S = 1.0
+#: Between two reads: one process of two doesn't get its core for itself.
+READ_PAUSE_S = 0.02
 IDS = [f"job-{number}" for number in range(8)]
 
 
@@ -36,25 +38,29 @@ pytestmark = each_its_own
 def test_back_within_three_seconds(client: JobSubmissionClient, mode: Mode, tmp_path: Path) -> None:
     rng = seeded("the manager killed on a quiet machine")
     running, _ = start_waiting_job(client, tmp_path)
-    backs_s = []
+    backs_s, reads_s = [], []
     for _ in range(times(3)):
         wait_for_idle_supervisors(mode.idle)
         time.sleep(rng.uniform(0, 1))
         assert kill_titled(MANAGER)
         killed = time.monotonic()
+        longest_s = 0.0
         with ThreadPoolExecutor(1) as threads:
             submitting = threads.submit(client.submit_job, entrypoint="true")
             while not submitting.done():
                 began = time.monotonic()
                 assert client.get_job_status(running) is JobStatus.RUNNING
-                assert time.monotonic() - began < READ_WITHIN_S
+                longest_s = max(longest_s, time.monotonic() - began)
+                time.sleep(READ_PAUSE_S)
         backs_s.append(time.monotonic() - killed)
+        reads_s.append(longest_s)
         assert client.wait_until_finish(submitting.result(), 60).status is JobStatus.SUCCEEDED
     (tmp_path / "go").touch()
     assert client.wait_until_finish(running, timeout=60).driver_exit_code == 5
-    print("back within", backs_s)
+    print("back within", backs_s, "the longest reads", reads_s)
     # A busy moment of the machine isn't the manager's.
     assert statistics.median(backs_s) < BACK_WITHIN_S
+    assert statistics.median(reads_s) < READ_WITHIN_S
 
 
 def test_each_id_is_one_job(client: JobSubmissionClient) -> None:

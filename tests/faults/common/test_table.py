@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +131,7 @@ async def test_fault(
 
         async def inject() -> bool:
             await run.prepare()
+            run.workload.injected_at = time.monotonic()
             done = fault.inject(run)
             return done if isinstance(done, bool) else await done
 
