@@ -57,6 +57,8 @@ KEEPER_RETRY_S = 0.02
 #: How many zygotes are asked for a keeper, each killed before it has forked one.
 MAX_SPAWNS = 10
 CHANNEL_BACKLOG = 8
+#: More than can be run while a call that is repeated is on its way.
+MAX_RELEASED = 10_000
 Spawned = tuple[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -76,6 +78,8 @@ class JobSupervisor:
         self._zygote_source = zygote_source
         self._epoch = 0
         self._attempts: dict[str, Attempt] = {}
+        #: Those that were released last, in that order: an order of one may still come twice.
+        self._released: dict[str, None] = {}
         self._surroundings = Surroundings()
         self._growth = Growth()
         self._listening: asyncio.Server | None = None
@@ -131,6 +135,9 @@ class JobSupervisor:
             released: As of `release`: other attempts that may be forgotten.
         """
         await self.release(released)
+        if order["attempt"] in self._released:
+            # It came through a channel that broke, and then again, when all was over.
+            return {"state": "unknown"}
         if self._adopts_only:
             await self.adopt(epoch, order)
         else:
@@ -237,6 +244,10 @@ class JobSupervisor:
         """Forget attempts whose reports the manager has recorded, those that are known here."""
         for attempt_id in attempt_ids:
             attempt = self._attempts.pop(attempt_id, None)
+            if attempt is not None:
+                self._released[attempt_id] = None
+                if len(self._released) > MAX_RELEASED:
+                    del self._released[next(iter(self._released))]
             # The folder of one that was never started stays: the order may be on its way still.
             if attempt is not None and attempt.status["state"] != "unknown":
                 forget(attempt.directory)

@@ -153,6 +153,18 @@ async def test_keeper_killed_before_it_has_told_of_a_start(
     await until_lost(job)
 
 
+async def test_an_order_that_comes_again_when_all_is_over_begins_nothing(
+    supervisor: JobSupervisor, tmp_path: Path
+) -> None:
+    """Its call was sent through a channel that broke, and then as an actor's, which is late."""
+    outcome = await asyncio.wait_for(begin(supervisor, tmp_path, "echo >> begun"), TIMEOUT_S)
+    assert outcome["code"] == 0
+    await supervisor.release([ONE])
+    again = await asyncio.wait_for(begin(supervisor, tmp_path, "echo >> begun"), TIMEOUT_S)
+    assert again["state"] == "unknown"
+    assert (tmp_path / "begun").read_text() == "\n"
+
+
 async def test_what_was_claimed_and_not_begun_never_begins(
     supervisor: JobSupervisor, session_folder: Path, tmp_path: Path
 ) -> None:
