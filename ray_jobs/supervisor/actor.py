@@ -244,12 +244,13 @@ class JobSupervisor:
         """Forget attempts whose reports the manager has recorded, those that are known here."""
         for attempt_id in attempt_ids:
             attempt = self._attempts.pop(attempt_id, None)
-            if attempt is not None:
-                self._released[attempt_id] = None
-                if len(self._released) > MAX_RELEASED:
-                    del self._released[next(iter(self._released))]
+            if attempt is None:
+                continue
+            self._released[attempt_id] = None
+            if len(self._released) > MAX_RELEASED:
+                del self._released[next(iter(self._released))]
             # The folder of one that was never started stays: the order may be on its way still.
-            if attempt is not None and attempt.status["state"] != "unknown":
+            if attempt.status["state"] != "unknown":
                 forget(attempt.directory)
                 if attempt.drops_log:
                     await asyncio.to_thread(drop_copied, attempt.log_path, attempt.copied or 0)
