@@ -169,22 +169,21 @@ class Face:
 
     def has_ended(self, job: SubmissionJob) -> bool:
         """Return whether a job that was found before has ended by now, or was deleted."""
-        now = self._follower.replica.index.get(job.id)
-        return (
-            now is None
-            or now.status.is_terminal()
-            # Deleted, and its id given to another job.
-            or now.record.attempt != job.record.attempt
-        )
+        now = self._now(job)
+        return now is None or now.status.is_terminal()
 
     def log_may_be_cut_off(self, job: SubmissionJob) -> bool:
         """Return whether the log of a job that was found before is known to lack its end."""
+        now = self._now(job)
+        return now is not None and now.record.log_may_be_cut_off
+
+    def _now(self, job: SubmissionJob) -> SubmissionJob | None:
+        """Return what has become of a job that was found before, None if it was deleted."""
         now = self._follower.replica.index.get(job.id)
-        return (
-            now is not None
-            and now.record.attempt == job.record.attempt
-            and now.record.log_may_be_cut_off
-        )
+        # Its id may have been given to another job. It may have a new attempt itself: see
+        # `transitions.not_started`.
+        is_same = now is not None and now.record.request_key == job.record.request_key
+        return now if is_same else None
 
     def watch(
         self, job: SubmissionJob, wake: Callable[[], None]

@@ -105,8 +105,9 @@ def _check_zip(file: IO[bytes], limit: int) -> None:
             )
         if member.flag_bits & 1:
             raise BadPackage(f"The package holds {_shown(member.filename)}, which is encrypted.")
-        # A member never unpacks to more than it says, or Ray's unpacking fails.
-        unpacked += member.file_size
+        # Of members of one name, Ray unpacks the last one for each. It never unpacks to more than
+        # it says, or Ray's unpacking fails.
+        unpacked += archive.getinfo(member.filename).file_size
         _check_size(unpacked, limit)
 
 

@@ -36,6 +36,7 @@ async def write_package(gcs_address: str, uri: str, file: IO[bytes]) -> None:
 
     Raises `BadPackage`, and `RuntimeError` if the GCS doesn't take it.
     """
+    file.flush()  # the process reads what the descriptor has
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     process = await asyncio.create_subprocess_exec(
         *python_command(f"from {__name__} import main; main(*sys.argv[1:])", gcs_address, uri),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import grpc
@@ -23,6 +24,9 @@ from .package_check import check_package
 from .package_writer import write_package
 
 logger = logging.getLogger(__name__)
+
+#: For calls of Ray's that block: pins and small packages.
+GCS_THREADS = 4
 
 
 @contextlib.contextmanager
@@ -72,6 +76,8 @@ class RayPackages:
     def __init__(self, kv: _ray.Kv, gcs_address: str) -> None:
         self._kv = kv
         self._gcs_address = gcs_address
+        # Their own: while the GCS is away such calls last, and nothing else may wait for them.
+        self._threads = ThreadPoolExecutor(GCS_THREADS, thread_name_prefix="ray-jobs-packages")
 
     async def exists(self, uri: str) -> bool:
         with cluster_trouble():
@@ -79,14 +85,17 @@ class RayPackages:
 
     async def pin(self, uri: str) -> None:
         with cluster_trouble():
-            await asyncio.to_thread(self._kv.pin_package, uri)
+            await self._in_thread(self._kv.pin_package, uri)
 
     async def put(self, uri: str, file: IO[bytes], *, by_process: bool) -> None:
         with cluster_trouble():
             if by_process:
                 await write_package(self._gcs_address, uri, file)
             else:
-                await asyncio.to_thread(self._put_small, uri, file)
+                await self._in_thread(self._put_small, uri, file)
+
+    async def _in_thread(self, call: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
     def _put_small(self, uri: str, file: IO[bytes]) -> None:
         check_package(uri, file)

@@ -6,6 +6,7 @@ All costs are linear in the length of the text: who submits chooses it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 PLACEHOLDER = "<redacted>"
 
@@ -43,10 +44,9 @@ _USERINFO = re.compile(
     rf")@"
 )
 _WITHIN_VALUE = rf"{_APOSTROPHE}|{_SLASH}|\\{{1,4}}u(?!0026)[0-9A-Fa-f]{{4}}"
-#: A parameter of a query or a fragment: its name, and its value.
-_PARAMETER = re.compile(
-    r"((?:\?|&|\#|\\u0026)(?:amp;)?([\w.\[\]%-]{1,80})=)" rf"({_run('&#' + _END, _WITHIN_VALUE)})"
-)
+#: A parameter of a query or a fragment, up to its value.
+_PARAMETER = re.compile(r"(?:\?|&|\#|\\u0026)(?:amp;)?([\w.\[\]%-]{1,80})=")
+_VALUE = re.compile(_run("&#" + _END, _WITHIN_VALUE))
 _SECRET_NAME = re.compile(
     r"token|secret|pass|pwd|signature|sig|credential|key|auth(?!or)|jwt", re.IGNORECASE
 )
@@ -63,21 +63,55 @@ _BEFORE_CHARACTERS = 48
 _QUOTE_OR_LINE_END = re.compile(r"\\{0,8}[\"']|[\r\n]")
 #: Behind the quotes: in a shell, a word may go on with others.
 _GOES_ON = re.compile(r"(?:[\w$]|\\?[\"'][\w$\"'\\%+/=.~-])\S*")
-_SCHEME = re.compile(r"([Bb](?<!\w.)(?i:earer|asic)\s{1,4})[\w.~+/=-]{8,}")
+_SCHEME = re.compile(r"[Bb](?<!\w.)(?i:earer|asic)\s{1,4}([\w.~+/=-]{8,})")
+
+#: Where something begins and ends in a text.
+Span = tuple[int, int]
+#: In place of what is found already, so that nothing else is found in it: URLs end there.
+_FOUND = "<"
 
 
 def without_credentials(text: str) -> str:
     """Return a text without the credentials of its URLs and headers."""
+    return covered(text, credentials_in(text))
+
+
+def credentials_in(text: str) -> list[Span]:
+    """Return where the credentials of URLs and headers are in a text. Some may overlap."""
+    found: list[Span] = []
+
+    def without(spans: Iterable[Span]) -> str:
+        """Note what one of the patterns found. Returns what the next one is to look at."""
+        new = list(spans)
+        found.extend(new)
+        kept: list[str] = []
+        end = 0
+        for start, stop in new:
+            kept += [text[end:start], _FOUND * (stop - start)]
+            end = stop
+        return "".join([*kept, text[end:]])
+
     if has_url(text):
-        text = without_userinfo(text)
+        text = without(_userinfo_in(text))
         if "=" in text:
-            text = _PARAMETER.sub(_without_value, text)
+            text = without(_parameters_in(text))
     lowered = text.lower()
     if "authorization" in lowered:
-        text = _without_headers(text)
+        text = without(_headers_in(text))
     if "bearer" in lowered or "basic" in lowered:
-        text = _SCHEME.sub(rf"\g<1>{PLACEHOLDER}", text)
-    return text
+        found += (each.span(1) for each in _SCHEME.finditer(text))
+    return found
+
+
+def covered(text: str, spans: Iterable[Span], placeholder: str = PLACEHOLDER) -> str:
+    """Return a text with each part that some spans cover replaced by the placeholder."""
+    kept: list[str] = []
+    end = 0
+    for start, stop in sorted(spans):
+        if start > end or not kept:
+            kept += [text[end:start], placeholder]
+        end = max(end, stop)
+    return "".join([*kept, text[end:]])
 
 
 def cost_ns(text: str) -> int:
@@ -106,17 +140,27 @@ def has_url(text: str) -> bool:
 
 def without_userinfo(text: str, placeholder: str = PLACEHOLDER) -> str:
     """Return a text without the users, passwords and tokens before the hosts of its URLs."""
-    return _USERINFO.sub(rf"\g<1>{placeholder}@", text) if "@" in text else text
+    return covered(text, _userinfo_in(text), placeholder)
 
 
-def _without_value(found: re.Match[str]) -> str:
-    if found[3] and _SECRET_NAME.search(found[2]):
-        return found[1] + PLACEHOLDER
-    return found[0]
+def _userinfo_in(text: str) -> Iterator[Span]:
+    if "@" in text:
+        for found in _USERINFO.finditer(text):
+            yield found.end(1), found.end() - 1
 
 
-def _without_headers(text: str) -> str:
-    kept: list[str] = []
+def _parameters_in(text: str) -> Iterator[Span]:
+    end = 0
+    while found := _PARAMETER.search(text, end):
+        end = found.end()
+        # The value of any other may be a URL with parameters of its own.
+        value = _VALUE.match(text, end) if _SECRET_NAME.search(found[1]) else None
+        if value and value[0]:
+            end = value.end()
+            yield value.span()
+
+
+def _headers_in(text: str) -> Iterator[Span]:
     end = 0
     while found := _HEADER.search(text, end):
         before = _BEFORE.search(text[max(end, found.start() - _BEFORE_CHARACTERS) : found.start()])
@@ -124,10 +168,9 @@ def _without_headers(text: str) -> str:
         if before and not found[1]:
             # The quotes are around name and value: those of the value, if any, are in it.
             begin, opening = found.start(2) if found[2] else found.end(), before[1]
-        stop = _end_of_value(text, begin, opening)
-        kept += [text[end:begin], PLACEHOLDER if stop > begin else ""]
-        end = stop
-    return "".join([*kept, text[end:]])
+        end = _end_of_value(text, begin, opening)
+        if end > begin:
+            yield begin, end
 
 
 def _end_of_value(text: str, begin: int, opening: str | None) -> int:

@@ -11,7 +11,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ray_jobs.credentials import PLACEHOLDER, cost_ns, without_credentials
+from ray_jobs.credentials import (
+    PLACEHOLDER,
+    Span,
+    cost_ns,
+    covered,
+    credentials_in,
+    without_credentials,
+)
 from ray_jobs.models import JobInfo
 
 #: How much of what a client sent is repeated to it, in characters.
@@ -73,10 +80,13 @@ class Scrubber:
         """Return a text without what is secret in it."""
         if self._work_left < 0 and text:
             return PLACEHOLDER
-        if self._values and len(text) >= MIN_VALUE_CHARACTERS:
-            text = self._without_values(text)
+        is_long = len(text) >= MIN_VALUE_CHARACTERS
+        spans = self._values_in(text) if self._values and is_long else []
         self._work_left -= cost_ns(text)
-        return without_credentials(text) if self._work_left >= 0 else PLACEHOLDER
+        if self._work_left < 0:
+            return PLACEHOLDER
+        # A value may be a part of what a credential is told by: both are looked for in all of it.
+        return covered(text, [*spans, *credentials_in(text)])
 
     def deep(self, value: Any, depth: int = MAX_DEPTH) -> Any:
         """Return a copy of a JSON value, all of its texts scrubbed; what is deeper is left out."""
@@ -90,18 +100,17 @@ class Scrubber:
             return [self.deep(item, depth - 1) for item in value]
         return value
 
-    def _without_values(self, text: str) -> str:
-        spans: list[tuple[int, int]] = []
+    def _values_in(self, text: str) -> list[Span]:
+        """Return where the values are in a text. Not all of them if no work is left."""
+        spans: list[Span] = []
         for value in self._candidates(text):
             self._work_left -= len(text) + SEARCH_WORK
-            if self._work_left < 0:
-                return PLACEHOLDER
-            at = text.find(value)
+            at = text.find(value) if self._work_left >= 0 else -1
             while at >= 0:
                 spans.append((at, at + len(value)))
                 self._work_left -= FOUND_WORK
                 at = text.find(value, at + len(value)) if self._work_left >= 0 else -1
-        return _covered(text, spans) if self._work_left >= 0 else PLACEHOLDER
+        return spans
 
     def _candidates(self, text: str) -> Iterable[str]:
         """Return the values that may be in a text: all if they are few, or as they begin."""
@@ -119,17 +128,6 @@ class Scrubber:
         }
         found = beginnings & self._by_beginning.keys()
         return [value for beginning in found for value in self._by_beginning[beginning]]
-
-
-def _covered(text: str, spans: list[tuple[int, int]]) -> str:
-    """Return a text with each part that some spans cover replaced by the placeholder."""
-    kept: list[str] = []
-    end = 0
-    for start, stop in sorted(spans):
-        if start > end or not kept:
-            kept += [text[end:start], PLACEHOLDER]
-        end = max(end, stop)
-    return "".join([*kept, text[end:]])
 
 
 def written_forms(value: str) -> set[str]:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -33,12 +33,12 @@ FENCE_S = 0.1
 SETTLING_S = 0.3
 #: The calls of a write, one after the other: the look at the epochs, the record, its mirror.
 CALLS_OF_A_WRITE = 3
-#: Records that are read with one call: some 30 ms of the GCS. While they are decoded, the next
-#: ones are on their way.
-READ_PIECE = 5_000
+#: Records that are read with one call: some 3 ms of the GCS, and under 512 MiB, as an answer must
+#: be, however large they are. While they are decoded, the next ones are on their way.
+READ_PIECE = 500
 READS_AT_ONCE = 2
-#: Records that are decoded in one step of the event loop: under 5 ms.
-LOAD_SLICE = 1_000
+#: Of records that are decoded in one step of the event loop: under 5 ms.
+LOAD_SLICE_BYTES = 512 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +113,10 @@ class KvStore:
 
     async def ids(self) -> StoredIds:
         """Return which jobs there are. Much sooner than `load`."""
-        keys, mirrored = await asyncio.gather(
-            self._kv.keys(KV_NAMESPACE, RECORD_PREFIX), self.mirrored_ids()
-        )
+        # In this order: a record is there before its mirror. A later manager's, written just now,
+        # would pass for a job of Ray's own server.
+        mirrored = await self.mirrored_ids()
+        keys = await self._kv.keys(KV_NAMESPACE, RECORD_PREFIX)
         return StoredIds({key.removeprefix(RECORD_PREFIX) for key in keys}, mirrored)
 
     async def read(self, ids: StoredIds) -> list[JobRecord]:
@@ -123,23 +124,25 @@ class KvStore:
         recorded = list(ids.recorded)
         turn = asyncio.Semaphore(READS_AT_ONCE)
         pieces = await together(
-            *(
-                self._read_piece(recorded[start : start + READ_PIECE], ids.mirrored, turn)
-                for start in range(0, len(recorded), READ_PIECE)
-            ),
+            *(self._read_piece(piece, ids.mirrored, turn) for piece in pieces_of(recorded)),
             self.load_mirror(list(ids.mirrored - ids.recorded)),
         )
         return [record for piece in pieces for record in piece]
 
     async def _read_piece(
-        self, submission_ids: list[str], mirrored: AbstractSet[str], turn: asyncio.Semaphore
+        self, submission_ids: Sequence[str], mirrored: AbstractSet[str], turn: asyncio.Semaphore
     ) -> list[JobRecord]:
         records = []
         unmirrored = []
         async with turn:
             keys = [RECORD_PREFIX + each for each in submission_ids]
             values = await self._kv.get_many(KV_NAMESPACE, keys)
-            for position, (key, data) in enumerate(values.items(), 1):
+            decoded_bytes = 0
+            for key, data in values.items():
+                decoded_bytes += len(data)
+                if decoded_bytes > LOAD_SLICE_BYTES:
+                    decoded_bytes = 0
+                    await asyncio.sleep(0)
                 submission_id = key.removeprefix(RECORD_PREFIX)
                 try:
                     record = decode_record(data)
@@ -155,8 +158,6 @@ class KvStore:
                     await self._kv.delete(KV_NAMESPACE, key)
                 if not is_mirrored and not record.status.is_terminal():
                     unmirrored.append(record)
-                if position % LOAD_SLICE == 0:
-                    await asyncio.sleep(0)
             if self._epoch:
                 # Before they can end: who reads them next would take them for deleted ones.
                 await self.mirror.show(unmirrored)
@@ -184,15 +185,15 @@ class KvStore:
 
     async def load_mirror(self, submission_ids: Sequence[str]) -> list[JobRecord]:
         """Return jobs of Ray's own server as they are now."""
-        keys = [mirror_key(each) for each in submission_ids]
-        values = await self._kv.get_many(MIRROR_NAMESPACE, keys)
         records = []
-        for key, value in values.items():
-            submission_id = key.removeprefix(MIRROR_KEY_PREFIX)
-            try:
-                records.append(from_mirror(submission_id, value))
-            except (msgspec.DecodeError, ValueError):
-                logger.exception("Ray's record of job %s can't be read; skipped.", submission_id)
+        for piece in pieces_of(submission_ids):
+            keys = [mirror_key(each) for each in piece]
+            for key, value in (await self._kv.get_many(MIRROR_NAMESPACE, keys)).items():
+                submission_id = key.removeprefix(MIRROR_KEY_PREFIX)
+                try:
+                    records.append(from_mirror(submission_id, value))
+                except (msgspec.DecodeError, ValueError):
+                    logger.exception("Ray's record of job %s can't be read.", submission_id)
         return records
 
     async def mirrored_ids(self) -> set[str]:
@@ -251,3 +252,9 @@ class KvStore:
         if own not in found or following in found:
             raise Superseded(f"Epoch {self._epoch} has been superseded.")
         self._checked_at = now
+
+
+def pieces_of(submission_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield jobs as many at a time as are read with one call."""
+    for start in range(0, len(submission_ids), READ_PIECE):
+        yield submission_ids[start : start + READ_PIECE]

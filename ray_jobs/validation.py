@@ -28,6 +28,9 @@ MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 #: rest is for what isn't handed on. Counted before any value is looked at.
 MAX_VALUES = MAX_ARGUMENT_BYTES // 3 + 4096
 MAX_RESOURCES = 1000
+#: All names of resources together, and all of labels with their values: what is stored of a job
+#: must be small enough to be read with that of others.
+MAX_RESOURCES_CHARACTERS = 64 * 1024
 #: The variable by which a driver's `ray.init()` learns its runtime environment and metadata. The
 #: name is Ray's, literally.
 JOB_CONFIG_ENV_VAR = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -95,14 +98,19 @@ def validate(request: SubmitRequest) -> None:
     if submission_id:
         check_submission_id(submission_id)
     for name in ("entrypoint_resources", "entrypoint_label_selector"):
-        if len(getattr(request, name) or ()) > MAX_RESOURCES:
+        wanted = getattr(request, name) or {}
+        if len(wanted) > MAX_RESOURCES:
             raise InvalidRequest(f"{name} holds more than {MAX_RESOURCES:,} names.")
+        texts = (each for entry in wanted.items() for each in entry if isinstance(each, str))
+        if sum(map(len, texts)) > MAX_RESOURCES_CHARACTERS:
+            raise InvalidRequest(
+                f"{name} holds names of more than {MAX_RESOURCES_CHARACTERS:,} characters in all."
+            )
     check_fields(request.runtime_env or {})
     check_feasible(request)
     for name, text in (request.metadata or {}).items():
-        key = shown(name)
-        _check_text(f"metadata key {key!r}", name)
-        _check_text(f"metadata[{key!r}]", text)
+        _check_text("metadata", name, name)
+        _check_text("metadata", text, name)
 
 
 def check_feasible(request: SubmitRequest) -> None:
@@ -124,11 +132,10 @@ def check_feasible(request: SubmitRequest) -> None:
                 f"entrypoint_resources has no key '{name}': use entrypoint_num_cpus,"
                 " entrypoint_num_gpus or entrypoint_memory."
             )
-        resource = f"entrypoint_resources[{shown(name)!r}]"
         if not name.strip():
-            raise InvalidRequest(f"{resource}: the name of a resource is empty.")
-        _check_text(resource, name)
-        _check_quantity(resource, value)
+            raise InvalidRequest("entrypoint_resources has an empty name.")
+        _check_text("entrypoint_resources", name, name)
+        _check_quantity("entrypoint_resources", value, name)
     _check_max_log_bytes(request.max_log_bytes)
     _check_env_vars(request.runtime_env or {})
     check_job_config(request.runtime_env, request.metadata, "")
@@ -214,35 +221,41 @@ def job_config_json(
     return json.dumps({"runtime_env": runtime_env or {}, "metadata": merged})
 
 
-def _check_text(what: str, text: str) -> None:
+def _check_text(what: str, text: str, key: str | None = None) -> None:
     if "\x00" in text:
-        raise InvalidRequest(f"{what} holds a NUL character.")
+        raise InvalidRequest(f"{_place(what, key)} holds a NUL character.")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidRequest(
-            f"{what} is no text: it holds bytes that aren't UTF-8, or half of a surrogate pair."
-            " Encode it as UTF-8; other bytes can travel in a file of the working_dir."
+            f"{_place(what, key)} is no text: it holds bytes that aren't UTF-8, or half of a"
+            " surrogate pair. Encode it as UTF-8; other bytes can travel in a file of the"
+            " working_dir."
         ) from None
 
 
-def _check_argument(what: str, text: str) -> None:
+def _check_argument(what: str, text: str, key: str | None = None) -> None:
     size = len(text.encode("utf-8", "surrogateescape"))
     if size > MAX_ARGUMENT_BYTES:
         raise InvalidRequest(
-            f"{what}: {size:,} bytes; Linux takes at most {MAX_ARGUMENT_BYTES:,} in one argument"
-            " or environment variable. Put the text into a file of the working_dir instead."
+            f"{_place(what, key)}: {size:,} bytes; Linux takes at most {MAX_ARGUMENT_BYTES:,} in"
+            " one argument or environment variable. Put the text into a file of the working_dir"
+            " instead."
         )
 
 
-def _check_quantity(name: str, value: float) -> None:
+def _check_quantity(what: str, value: float, key: str | None = None) -> None:
     # Compared before anything else: a whole number of any length may come here.
     if not 0 <= value <= MAX_QUANTITY:  # NaN too
+        got = f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
         raise InvalidRequest(
-            f"{name} must be a number from 0 to {MAX_QUANTITY}, got {value:.4g}."
-            if isinstance(value, float)
-            else f"{name} must be a number from 0 to {MAX_QUANTITY}, got {str(value)[:40]}."
+            f"{_place(what, key)} must be a number from 0 to {MAX_QUANTITY}, got {got}."
         )
+
+
+def _place(what: str, key: str | None) -> str:
+    """Return how a field, or an entry of it, is named in a refusal. What it costs is paid there."""
+    return what if key is None else f"{what}[{shown(key)!r}]"
 
 
 def _check_env_vars(runtime_env: dict[str, Any]) -> None:
@@ -253,20 +266,20 @@ def _check_env_vars(runtime_env: dict[str, Any]) -> None:
         raise InvalidRuntimeEnv(
             f"runtime_env['env_vars'] must be an object of strings, got {json_type(env_vars)}."
         )
+    field = "runtime_env['env_vars']"
     for name, value in env_vars.items():
         # "KEY=value" for a name shows that it is wrong without the value.
-        key = shown(name.partition("=")[0])
+        key = name.partition("=")[0]
         if not isinstance(value, str):
             raise InvalidRuntimeEnv(
-                f"runtime_env['env_vars'][{key!r}] must be a string, got {json_type(value)}:"
-                " quote it."
+                f"{_place(field, key)} must be a string, got {json_type(value)}: quote it."
             )
         if not name or "=" in name:
             raise InvalidRuntimeEnv(
-                f"runtime_env['env_vars'] has an impossible name: {key!r}, and a = behind it."
+                f"{field} has an impossible name: {shown(key)!r}, and a = behind it."
                 if name
-                else "runtime_env['env_vars'] has an empty name."
+                else f"{field} has an empty name."
             )
-        _check_text(f"runtime_env['env_vars'] name {key!r}", name)
-        _check_text(f"runtime_env['env_vars'][{key!r}]", value)
-        _check_argument(f"runtime_env['env_vars'][{key!r}]", f"{name}={value}")
+        _check_text(field, name, key)
+        _check_text(field, value, key)
+        _check_argument(field, f"{name}={value}", key)

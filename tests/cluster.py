@@ -81,6 +81,8 @@ class Cluster:
         self._start_node(
             "head",
             "--head",
+            # Nothing scales here: the autoscaler's process costs each start and stop a second.
+            "--no-monitor",
             f"--port={self.port}",
             "--include-dashboard=true",
             "--dashboard-host=127.0.0.1",

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 #: How we are called where Ray counts who uses an environment.
 _SOURCE_PROCESS = "ray_jobs"
 _NODE_INFO_TIMEOUT_S = 30
+#: Fields of which a build may take minutes.
+_SLOW_FIELDS = frozenset({"pip", "uv", "conda"})
 #: A GCS that is away is asked again after so long.
 _GCS_RETRY_S = 1.0
 
@@ -38,7 +40,9 @@ class RuntimeEnvAgent:
 
     def __init__(self) -> None:
         self._url = ""
-        self._session: Any = None
+        #: By what they are for, with connections of its own each: a hundred slow builds hold up
+        #: neither a quick one nor a release.
+        self._sessions: dict[str, Any] = {}
 
     async def build(self, runtime_env: dict[str, Any], log_files: list[str]) -> dict[str, Any]:
         from ray.core.generated import runtime_env_agent_pb2 as messages
@@ -54,7 +58,8 @@ class RuntimeEnvAgent:
             source_process=_SOURCE_PROCESS,
         )
         reply = messages.GetOrCreateRuntimeEnvReply()
-        await self._post("/get_or_create_runtime_env", request, reply)
+        session = "slow builds" if _SLOW_FIELDS & runtime_env.keys() else "builds"
+        await self._post(session, "/get_or_create_runtime_env", request, reply)
         if reply.status != messages.AGENT_RPC_STATUS_OK:
             # In the words of Ray's own exception for it.
             raise EnvironmentFailed(f"Failed to set up runtime environment.\n{reply.error_message}")
@@ -69,22 +74,26 @@ class RuntimeEnvAgent:
             source_process=_SOURCE_PROCESS,
         )
         reply = messages.DeleteRuntimeEnvIfPossibleReply()
-        await self._post("/delete_runtime_env_if_possible", request, reply)
+        await self._post("releases", "/delete_runtime_env_if_possible", request, reply)
 
-    async def _post(self, path: str, request: Any, reply: Any) -> None:
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    async def _post(self, session: str, path: str, request: Any, reply: Any) -> None:
         import aiohttp
         from google.protobuf.message import DecodeError
 
-        if self._session is None:
+        if session not in self._sessions:
             # No time limit: the agent keeps the environment's own (`setup_timeout_seconds`).
-            self._session = aiohttp.ClientSession(
+            self._sessions[session] = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=None), trust_env=False
             )
         headers = {"Content-Type": "application/octet-stream"}
         headers.update(auth_headers())
         try:
             url = self._url or await _found_url()
-            async with self._session.post(
+            async with self._sessions[session].post(
                 url + path, data=request.SerializeToString(), headers=headers
             ) as answer:
                 if answer.status != 200:

@@ -60,7 +60,11 @@ class Connection:
     def _shown_address(self) -> str:
         from ray_jobs.client.address import redact
 
-        return redact(self.address or "")
+        address = self.address or ""
+        if "://" in address:
+            return redact(address)
+        # Only of a URL is known where the password is.
+        return redact(f"http://{address}").removeprefix("http://")
 
 
 def _remember_debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

@@ -40,9 +40,19 @@ def check_lines(lines: int | None) -> None:
 
 
 def last_lines(text: Text, count: int) -> Text:
-    """Return the last lines of a text; one without a newline at its end counts."""
-    lines = text.splitlines(keepends=True)
-    return text[:0].join(lines[-count:] if count else [])
+    """Return the last lines of a text; one without a newline at its end counts.
+
+    A line ends with a newline alone: a progress bar, which goes back to its beginning, is one.
+    """
+    newline: Text = "\n" if isinstance(text, str) else b"\n"
+    if count == 0:
+        return text[:0]
+    start = len(text) - text.endswith(newline)
+    for _ in range(count):
+        start = text.rfind(newline, 0, start)
+        if start < 0:
+            return text
+    return text[start + 1 :]
 
 
 async def read_last_lines(

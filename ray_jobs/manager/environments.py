@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -79,6 +80,8 @@ class Environments:
         self._agent = agent
         self._streams_log = streams_log
         self._tasks: set[asyncio.Future[Any]] = set()
+        #: What the agent is building, by what it is asked for.
+        self._building: dict[str, asyncio.Future[Any]] = {}
 
     async def build(self, record: JobRecord, log_path: str) -> Built:
         """Return a job's environment, built.
@@ -92,7 +95,7 @@ class Environments:
         if not fields <= _VARIABLE_FIELDS | _AGENT_FIELDS:
             raise NeedsOwnSupervisor
         log_files = [log_path] if self._streams_log else []
-        building = asyncio.ensure_future(self._agent.build(runtime_env, log_files))
+        building = await self._begin(runtime_env, log_files)
         try:
             context = await asyncio.shield(building)
         except asyncio.CancelledError:
@@ -103,6 +106,24 @@ class Environments:
             logger.warning("Ray's runtime_env agent doesn't serve: %s", error)
             raise NeedsOwnSupervisor from None
         return Built(context["env_vars"], context["command_prefix"], is_held=True)
+
+    async def _begin(
+        self, runtime_env: dict[str, Any], log_files: list[str]
+    ) -> asyncio.Future[dict[str, Any]]:
+        """Ask the agent for an environment, once it doesn't build the same one any more.
+
+        It has those that are alike wait for the first. A hundred that do so hold a connection each,
+        and others have none.
+        """
+        key = json.dumps(runtime_env, sort_keys=True)
+        first = self._building.get(key)
+        if first is not None:
+            await asyncio.wait([first])
+        building = asyncio.ensure_future(self._agent.build(runtime_env, log_files))
+        if key not in self._building:
+            self._building[key] = building
+            building.add_done_callback(lambda _: self._building.pop(key))
+        return building
 
     async def release(self, runtime_env: dict[str, Any]) -> None:
         """Tell the agent that a job doesn't need its environment any more."""

@@ -131,7 +131,9 @@ class Journal:
             (record.revision, record.submission_id, record) for record in self._after(since)
         ]
         if not reset:
-            found += [(*deleted, None) for deleted in self._tombstones if deleted[0] > since]
+            # In their order, the latest ones: there may be ten thousand.
+            deleted = itertools.takewhile(lambda each: each[0] > since, reversed(self._tombstones))
+            found += [(*each, None) for each in deleted]
         found.sort(key=lambda each: each[0])
         changes: list[Change] = []
         size = 0

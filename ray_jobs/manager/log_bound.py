@@ -251,6 +251,9 @@ class LogBound:
             return 0
         try:
             with open(open_to_write(place), "wb") as file:
+                if os.fstat(file.fileno()).st_nlink > 1:  # the archive has it too
+                    os.unlink(place)
+                    return 0
                 file.write(notice_of(max_bytes).encode())
                 file.truncate()  # afterwards: nobody finds it empty
         except OSError as error:

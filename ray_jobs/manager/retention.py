@@ -14,7 +14,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -230,9 +230,10 @@ class Retention:
 
     def _find_log(self, record: JobRecord) -> FoundLog | None:
         path = self._logs.path(record.submission_id)
-        if is_removed_log(path):
-            return FoundLog(0, was_removed=True)
-        fd = _opened_log(path)
+        with _reading_log():
+            if is_removed_log(path):
+                return FoundLog(0, was_removed=True)
+            fd = open_log(path)
         if fd is None:
             return None
         try:
@@ -296,10 +297,11 @@ class Retention:
 
     def _keep_log(self, record: JobRecord, linking: FolderArchive | None) -> os.stat_result | None:
         path = self._logs.path(record.submission_id)
-        for place in places(path):
-            if is_link(place):
-                return os.lstat(place)
-        fd = _opened_log(path)
+        with _reading_log():
+            for place in places(path):
+                if is_link(place):
+                    return os.lstat(place)
+            fd = open_log(path)
         if fd is None:
             return None
         try:
@@ -335,10 +337,11 @@ class Retention:
         return self._archive
 
 
-def _opened_log(path: str) -> int | None:
-    """Open a log, as `open_log`. Raises `UnreadableLog`."""
+@contextlib.contextmanager
+def _reading_log() -> Iterator[None]:
+    """Turn what goes wrong into `UnreadableLog`: another job's log may be fine."""
     try:
-        return open_log(path)
+        yield
     except OSError as error:
         raise UnreadableLog(*error.args) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import threading
 import zipfile
 from pathlib import Path
@@ -77,14 +78,15 @@ def test_unchanged_working_dir_is_sent_once(client: JobSubmissionClient, project
     assert "uploading" not in stages
 
 
-def test_zip_as_working_dir(client: JobSubmissionClient, tmp_path: Path) -> None:
-    archive = tmp_path / "code.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("inside.py", "print('from the zip')")
-    env = {"working_dir": str(archive)}
+@pytest.mark.parametrize("kind", ["zip", "gztar", "xztar"])
+def test_archive_as_working_dir(client: JobSubmissionClient, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "inside.py").write_text("print('from the archive')")
+    env = {"working_dir": shutil.make_archive(str(tmp_path / "packed"), kind, folder)}
     _, info, log = finish(client, entrypoint="python inside.py", runtime_env=env)
-    assert info.status is JobStatus.SUCCEEDED, log
-    assert log.endswith("from the zip\n")
+    assert info.status is JobStatus.SUCCEEDED, f"{info.message}\n{log}"
+    assert log.endswith("from the archive\n")
 
 
 def test_remote_working_dir(client: JobSubmissionClient, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def _of_head(world: Any) -> list[tuple[types.ModuleType, dict[str, Any]]]:
     }
     archive = {
         "open_archive": lambda place, default: world.archive,
-        "_opened_log": lambda path: None,
+        "open_log": lambda path: None,
         "wall_ms": lambda: int((EPOCH_S + world.loop.time()) * 1000),
         "boot_ms": lambda: int(world.loop.time() * 1000),
     }

@@ -110,6 +110,12 @@ from ray_jobs.scrubbing import (
         ("https://h/#access_token=secret&a=b", "https://h/#access_token=<redacted>&a=b"),
         ("https://h/?token=a'secret", "https://h/?token=<redacted>"),
         ("https://h/?author=me", "https://h/?author=me"),
+        ("https://h/?token=&b=1", "https://h/?token=&b=1"),
+        # A URL within a parameter.
+        (
+            "https://h/?next=http://u:secret@g?a=1?token=secret&b=1",
+            "https://h/?next=http://<redacted>@g?a=1?token=<redacted>&b=1",
+        ),
         ("https://host/a@b", "https://host/a@b"),
         ("https://host:8265/path?page=2", "https://host:8265/path?page=2"),
         ("gcs://_ray_pkg_abc.zip", "gcs://_ray_pkg_abc.zip"),
@@ -347,3 +353,21 @@ def test_many_values_with_many_forms_are_not_all_written() -> None:
     # As many as anybody has are no such case.
     scrubber = Scrubber(f"/a path/{number:06}/" + "b" * 50 for number in range(200))
     assert scrubber.text("x /a path/000123/" + "b" * 50) == "x <redacted>"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("password", "postgresql://db/prod?user=u&password=hunter2hunter2"),
+        ("postgresql://", "--db postgresql://user:hunter2@db/prod"),
+        ("db/prod?user=u", "postgresql://db/prod?user=u&password=hunter2hunter2"),
+        ("Authorization", "-H 'Authorization: ApiKey hunter2hunter2'"),
+        ("Bearer", "'Bearer sk-hunter2hunter2'"),
+        ("secret@db", "postgresql://user:hunter2secret@db/prod"),
+    ],
+)
+def test_a_value_that_is_a_part_of_what_tells_a_credential(value: str, text: str) -> None:
+    assert "hunter2" not in scrubbed(text)
+    found = scrubbed(text, [value])
+    assert "hunter2" not in found
+    assert value not in found

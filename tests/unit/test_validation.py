@@ -10,6 +10,7 @@ import pytest
 from ray_jobs.errors import InvalidRequest
 from ray_jobs.validation import (
     MAX_ARGUMENT_BYTES,
+    MAX_RESOURCES_CHARACTERS,
     check_submission_id,
     job_config_json,
     parse_submit_request,
@@ -172,3 +173,24 @@ def test_more_resources_than_anybody_has(field: str) -> None:
     assert parse(**{field: dict.fromkeys(map(str, range(1000)), value)})
     with pytest.raises(InvalidRequest, match=f"{field} holds more than 1,000 names"):
         parse(**{field: dict.fromkeys(map(str, range(1001)), value)})
+
+
+@pytest.mark.parametrize("field", ["entrypoint_resources", "entrypoint_label_selector"])
+def test_longer_names_of_resources_than_anybody_has(field: str) -> None:
+    value: Any = 1 if field == "entrypoint_resources" else ""
+    assert parse(**{field: {"x" * MAX_RESOURCES_CHARACTERS: value}})
+    with pytest.raises(InvalidRequest, match=f"{field} holds names of more than 65,536 char"):
+        parse(**{field: {"x" * MAX_RESOURCES_CHARACTERS: value, "y": value}})
+    with pytest.raises(InvalidRequest, match="entrypoint_label_selector holds names of more"):
+        parse(entrypoint_label_selector={"a": "x" * MAX_RESOURCES_CHARACTERS})
+
+
+def test_names_that_are_fine_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How they would be shown in a refusal: a body of such names takes long to scrub."""
+    monkeypatch.setattr("ray_jobs.validation.shown", None)
+    name = "://user:password@host?" + "a?b=c&" * 100
+    parse(
+        entrypoint_resources={name: 1},
+        metadata={name: "a"},
+        runtime_env={"env_vars": {name.replace("=", "-"): "a"}},
+    )

@@ -194,12 +194,19 @@ def test_options_of_the_entrypoint_need_a_separator(invoke: Invoke) -> None:
 
 
 def test_hints_name_the_address_that_was_given(server: FakeJobServer, invoke: Invoke) -> None:
-    secret = server.url.replace("http://", "http://user:hunter2@")
     result = invoke("submit", "--no-wait", "--address", server.url, "--", "true")
     assert f"--address {server.url}" in result.stderr
-    result = invoke("submit", "--no-wait", "--address", secret, "--", "true")
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_hints_hide_the_password(server: FakeJobServer, invoke: Invoke, scheme: str) -> None:
+    host = server.url.removeprefix("http://")
+    address = f"{scheme}user:hunter2@{host}"
+    result = invoke("submit", "--no-wait", "--address", address, "--", "true")
     assert result.exit_code == 0, result.output
     assert "hunter2" not in result.output
+    assert f"--address '{scheme}***@{host}'" in result.stderr
+    assert "the password in the address" in result.stderr
 
 
 def test_hints_say_what_they_leave_out(server: FakeJobServer, invoke: Invoke) -> None:

@@ -120,6 +120,14 @@ def test_last_lines() -> None:
     assert log_end.last_lines("a\nb\n", 1) == "b\n"
     assert log_end.last_lines("a\n", 9) == "a\n"
     assert log_end.last_lines("a\n", 0) == ""
+    assert log_end.last_lines("", 3) == ""
+    assert log_end.last_lines("\n\n", 1) == "\n"
+
+
+def test_a_progress_bar_is_one_line() -> None:
+    bar = "10%\r20%\r\u2028\x0c30%\n"
+    assert log_end.last_lines(f"a\n{bar}b\n", 2) == f"{bar}b\n"
+    assert log_end.last_lines(f"a\n{bar}b\n".encode(), 2) == f"{bar}b\n".encode()
 
 
 async def test_without_start() -> None:

@@ -64,7 +64,7 @@ async def test_raw_it_is_the_file_itself(client: Client, log: bytes) -> None:
 
 async def test_a_new_job_of_the_id_says_nothing(client: Client, cluster: Cluster) -> None:
     cluster.append("a", b"fine\n")
-    cluster.manager.put(record("a", status=JobStatus.SUCCEEDED, attempt="another"))
+    cluster.manager.put(record("a", status=JobStatus.SUCCEEDED, request_key="another"))
     async with client.get("/api/jobs/a/logs") as answer:
         assert await answer.json() == {"logs": "fine\n"}
     socket = await client.ws_connect(f"{OWN}/tail")

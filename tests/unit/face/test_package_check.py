@@ -8,6 +8,7 @@ import io
 import stat
 import tarfile
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,17 @@ def test_bad_packages(name: str, data: bytes, words: str) -> None:
     with pytest.raises(BadPackage, match=words):
         check(name, data)
     assert len(data) < 2_000_000
+
+
+def test_members_of_one_name() -> None:
+    """Ray unpacks the last of them once for each."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", b"")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a", bytes(INFLATED // 2 + 1))
+    with pytest.raises(BadPackage, match="unpacks to more than"):
+        check("a.zip", buffer.getvalue())
 
 
 def test_a_size_that_lies_is_believed_when_it_is_large() -> None:

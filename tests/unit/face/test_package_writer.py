@@ -32,7 +32,6 @@ package_writer.main("127.0.0.1:1", "gcs://a.tar.gz")
 async def test_refusals(name: str, data: bytes, words: str) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(data)
-        file.flush()
         with pytest.raises(BadPackage, match=words):
             await write_package("127.0.0.1:1", f"gcs://{name}", file)
 

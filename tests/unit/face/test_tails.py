@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import WSCloseCode, WSMsgType
 from ray_jobs.dashboard_module import tailing
@@ -170,10 +171,26 @@ async def test_a_job_that_is_deleted(client: Client, cluster: Cluster, path: str
 async def test_an_id_that_is_given_to_another_job(
     client: Client, cluster: Cluster, path: str
 ) -> None:
-    cluster.manager.put(record("a", attempt="one"))
+    cluster.manager.put(record("a", request_key="one", attempt="one"))
     tail = await begin(client, path)
-    cluster.manager.put(record("a", attempt="two"))
+    cluster.manager.put(record("a", request_key="two", attempt="two"))
     assert await tail.to_the_end() == 1000
+
+
+async def test_an_attempt_that_never_started(client: Client, cluster: Cluster, path: str) -> None:
+    """Its supervisor was killed just then: the job gets another one, and its log goes on."""
+    cluster.manager.put(record("a", request_key="one", attempt="one"))
+    cluster.append("a", b"first\n")
+    tail = await begin(client, path)
+    await tail.until(lambda data: data == b"first\n")
+    again = record("a", request_key="one", attempt="two", status=JobStatus.PENDING)
+    cluster.manager.put(again)
+    cluster.append("a", b"second\n")
+    await tail.until(lambda data: data == b"first\nsecond\n")
+    cluster.append("a", b"last\n")
+    cluster.manager.put(msgspec.structs.replace(again, status=JobStatus.SUCCEEDED))
+    assert await tail.to_the_end() == 1000
+    assert tail.data == b"first\nsecond\nlast\n"
 
 
 async def test_frames_are_bounded_and_whole(client: Client, cluster: Cluster, path: str) -> None:

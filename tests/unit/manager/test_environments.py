@@ -23,6 +23,8 @@ from ray_jobs.records import JobRecord
 class FakeAgent:
     def __init__(self) -> None:
         self.users = 0
+        self.released = asyncio.Event()
+        self.asked: list[dict[str, Any]] = []
         self.log_files: list[str] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -30,6 +32,7 @@ class FakeAgent:
 
     async def build(self, runtime_env: dict[str, Any], log_files: list[str]) -> dict[str, Any]:
         self.log_files = log_files
+        self.asked.append(runtime_env)
         await self.may_answer.wait()
         if self.failure is not None:
             raise self.failure
@@ -40,6 +43,7 @@ class FakeAgent:
         if self.failure is not None:
             raise self.failure
         self.users -= 1
+        self.released.set()
 
 
 @pytest.fixture
@@ -98,6 +102,29 @@ async def test_failures(agent: FakeAgent) -> None:
     with pytest.raises(NeedsOwnSupervisor):
         await environments.build(record({"pip": ["x"]}), "/log")
     await environments.release({"pip": ["x"]})
+
+
+async def test_the_agent_is_asked_once_while_it_builds(agent: FakeAgent) -> None:
+    """Jobs of a sweep: each would hold a connection for as long as the installation takes."""
+    environments = Environments(agent, streams_log=False)
+    agent.may_answer.clear()
+    first, *others = (
+        asyncio.ensure_future(environments.build(record({"pip": ["x"]}), "/log")) for _ in range(4)
+    )
+    other = asyncio.ensure_future(environments.build(record({"pip": ["y"]}), "/log"))
+    await asyncio.sleep(0.01)
+    assert agent.asked == [{"pip": ["x"]}, {"pip": ["y"]}]
+    stopped = others.pop()
+    for each in (first, stopped):  # what the first one asked for is built all the same
+        each.cancel()
+    agent.may_answer.set()
+    await asyncio.gather(other, *others)
+    assert len(agent.asked) == 4
+    await asyncio.wait([first, stopped])
+    assert not environments._building
+    await agent.released.wait()  # the first one's
+    await environments.build(record({"pip": ["x"]}), "/log")
+    assert agent.users == 4
 
 
 async def test_interrupted_build_is_let_go_once_it_is_done(agent: FakeAgent) -> None:

@@ -174,12 +174,17 @@ async def test_without_room_for_a_link_the_log_itself_is_cut_off(
     monkeypatch.setattr(log_bound, "RETRY_S", 0.01)
     monkeypatch.setattr(os, "symlink", no_room)
     paths = {name: write(tmp_path, name, age) for age, name in enumerate("abcdef")}
+    archived = tmp_path / "archived"
+    archived.hardlink_to(write(tmp_path, "g", 7))
+    before = archived.read_bytes()
     bound = LogBound(str(tmp_path), MAX_BYTES)
     bound.open([], lambda _: False)
     assert bound._task is not None
     await bound._task
     await until_removed(tmp_path, {"d", "e", "f"}, paths)
     assert not paths["f"].is_symlink()
+    assert not (tmp_path / log_name("g")).exists()
+    assert archived.read_bytes() == before
     assert bound._total <= MAX_BYTES
     monkeypatch.undo()
     for name in "gh":

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from ray_jobs.keeper.clock import wall_ms
-from ray_jobs.log_files import SHELF, log_name, open_log
+from ray_jobs.log_files import SHELF, is_removed_log, log_name, open_log
 from ray_jobs.log_holes import trim
 from ray_jobs.manager import retention as retention_module
 from ray_jobs.manager.archive import FolderArchive
@@ -309,7 +309,7 @@ async def test_a_record_that_is_no_text_leaves_too(start: Start, tmp_path: Path)
     assert line["runtime_env"] == {"conda": {"dependencies": ["half ?"]}}
 
 
-@pytest.mark.parametrize("moment", ["opened", "copied"])
+@pytest.mark.parametrize("moment", ["found", "opened", "copied"])
 async def test_a_log_that_cant_be_read_keeps_its_own_job_only(
     start: Start,
     tmp_path: Path,
@@ -319,6 +319,11 @@ async def test_a_log_that_cant_be_read_keeps_its_own_job_only(
 ) -> None:
     monkeypatch.setattr(FolderArchive, "can_link", lambda self, folder: False)
     bad = tmp_path / "logs" / log_name("b")
+
+    def failing_look(path: str) -> bool:
+        if path == str(bad):
+            raise OSError(errno.EIO, "Input/output error")
+        return is_removed_log(path)
 
     def failing_open(path: str) -> int | None:
         if path == str(bad):
@@ -331,7 +336,9 @@ async def test_a_log_that_cant_be_read_keeps_its_own_job_only(
         return read(fd, size, offset)
 
     read = os.pread
-    if moment == "opened":
+    if moment == "found":
+        monkeypatch.setattr(retention_module, "is_removed_log", failing_look)
+    elif moment == "opened":
         monkeypatch.setattr(retention_module, "open_log", failing_open)
     else:
         monkeypatch.setattr(os, "pread", failing_read)

@@ -127,17 +127,45 @@ async def test_many_records_are_read_in_pieces(
     kv: MemoryKv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "READ_PIECE", 3)
-    monkeypatch.setattr(store_module, "LOAD_SLICE", 2)
+    monkeypatch.setattr(store_module, "LOAD_SLICE_BYTES", 500)
     store = await claimed(kv)
     names = [f"job-{number}" for number in range(10)]
     for name in names:
         await store.create(msgspec.structs.replace(RECORD, submission_id=name))
-    kv.data[MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + "foreign"] = b'{"status": "SUCCEEDED"}'
+    theirs = [f"theirs-{number}" for number in range(5)]
+    for name in theirs:
+        kv.data[MIRROR_NAMESPACE, MIRROR_KEY_PREFIX + name] = b'{"status": "SUCCEEDED"}'
     ids = await store.ids()
-    assert all(each in ids for each in [*names, "foreign"])
+    assert all(each in ids for each in [*names, *theirs])
     assert "a" not in ids
     await store.create(RECORD)  # since then
-    assert sorted(each.submission_id for each in await store.read(ids)) == ["foreign", *names]
+    read_at_once = []
+    get_many = kv.get_many
+
+    async def counted(namespace: bytes, keys: list[str]) -> dict[str, bytes]:
+        read_at_once.append(len(keys))
+        return await get_many(namespace, keys)
+
+    monkeypatch.setattr(kv, "get_many", counted)
+    assert sorted(each.submission_id for each in await store.read(ids)) == [*names, *theirs]
+    assert max(read_at_once) == 3  # one answer holds 512 MiB at most
+
+
+async def test_a_job_that_is_recorded_meanwhile_is_none_of_rays(
+    kv: MemoryKv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await claimed(kv)
+    new = await claimed(kv)
+    keys = kv.keys
+
+    async def slow_keys(namespace: bytes, prefix: str) -> list[str]:
+        found = await keys(namespace, prefix)
+        await new.create(RECORD)
+        return found
+
+    monkeypatch.setattr(kv, "keys", slow_keys)
+    ids = await old.ids()
+    assert ids.mirrored <= ids.recorded
 
 
 async def test_predecessor_that_still_reads_deletes_nothing(kv: MemoryKv) -> None:
