@@ -67,8 +67,8 @@ _SCHEME = re.compile(r"[Bb](?<!\w.)(?i:earer|asic)\s{1,4}([\w.~+/=-]{8,})")
 
 #: Where something begins and ends in a text.
 Span = tuple[int, int]
-#: In place of what is found already, so that nothing else is found in it: URLs end there.
-_FOUND = "<"
+#: What no URL, parameter or scheme goes on behind.
+_MASK = "<"
 
 
 def without_credentials(text: str) -> str:
@@ -79,28 +79,29 @@ def without_credentials(text: str) -> str:
 def credentials_in(text: str) -> list[Span]:
     """Return where the credentials of URLs and headers are in a text. Some may overlap."""
     found: list[Span] = []
-
-    def without(spans: Iterable[Span]) -> str:
-        """Note what one of the patterns found. Returns what the next one is to look at."""
-        new = list(spans)
-        found.extend(new)
-        kept: list[str] = []
-        end = 0
-        for start, stop in new:
-            kept += [text[end:start], _FOUND * (stop - start)]
-            end = stop
-        return "".join([*kept, text[end:]])
-
     if has_url(text):
-        text = without(_userinfo_in(text))
+        found += _userinfo_in(text)
         if "=" in text:
-            text = without(_parameters_in(text))
+            # A password may look like a parameter, and end one.
+            found += _parameters_in(masked(text, found))
     lowered = text.lower()
     if "authorization" in lowered:
-        text = without(_headers_in(text))
+        found += _headers_in(text)
     if "bearer" in lowered or "basic" in lowered:
         found += (each.span(1) for each in _SCHEME.finditer(text))
     return found
+
+
+def masked(text: str, spans: Iterable[Span]) -> str:
+    """Return a text of the same length in which nothing is found within some spans."""
+    kept: list[str] = []
+    end = 0
+    for start, stop in sorted(spans):
+        if stop > end:
+            begin = max(start, end)
+            kept += [text[end:begin], _MASK * (stop - begin)]
+            end = stop
+    return "".join([*kept, text[end:]])
 
 
 def covered(text: str, spans: Iterable[Span], placeholder: str = PLACEHOLDER) -> str:

@@ -17,6 +17,7 @@ from ray_jobs.credentials import (
     cost_ns,
     covered,
     credentials_in,
+    masked,
     without_credentials,
 )
 from ray_jobs.models import JobInfo
@@ -82,11 +83,14 @@ class Scrubber:
             return PLACEHOLDER
         is_long = len(text) >= MIN_VALUE_CHARACTERS
         spans = self._values_in(text) if self._values and is_long else []
-        self._work_left -= cost_ns(text)
+        # A value may be a part of what a credential is told by, or of what would end one.
+        texts = [text, masked(text, spans)] if spans else [text]
+        self._work_left -= len(texts) * cost_ns(text)
         if self._work_left < 0:
             return PLACEHOLDER
-        # A value may be a part of what a credential is told by: both are looked for in all of it.
-        return covered(text, [*spans, *credentials_in(text)])
+        for each in texts:
+            spans += credentials_in(each)
+        return covered(text, spans)
 
     def deep(self, value: Any, depth: int = MAX_DEPTH) -> Any:
         """Return a copy of a JSON value, all of its texts scrubbed; what is deeper is left out."""

@@ -33,9 +33,9 @@ FENCE_S = 0.1
 SETTLING_S = 0.3
 #: The calls of a write, one after the other: the look at the epochs, the record, its mirror.
 CALLS_OF_A_WRITE = 3
-#: Records that are read with one call: some 3 ms of the GCS, and under 512 MiB, as an answer must
-#: be, however large they are. While they are decoded, the next ones are on their way.
-READ_PIECE = 500
+#: Records that are read with one call: a few ms of the GCS, and under 512 MiB, as an answer must
+#: be, though all are the largest that there can be. Meanwhile those before are decoded.
+READ_PIECE = 200
 READS_AT_ONCE = 2
 #: Of records that are decoded in one step of the event loop: under 5 ms.
 LOAD_SLICE_BYTES = 512 * 1024

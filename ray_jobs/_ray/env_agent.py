@@ -12,15 +12,13 @@ from ray.exceptions import RayError, RpcError
 from ray.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
 from ray_jobs._ray.gcs import gcs_client
-from ray_jobs.manager.environments import AgentUnreachable, EnvironmentFailed
+from ray_jobs.manager.environments import SLOW_FIELDS, AgentUnreachable, EnvironmentFailed
 
 logger = logging.getLogger(__name__)
 
 #: How we are called where Ray counts who uses an environment.
 _SOURCE_PROCESS = "ray_jobs"
 _NODE_INFO_TIMEOUT_S = 30
-#: Fields of which a build may take minutes.
-_SLOW_FIELDS = frozenset({"pip", "uv", "conda"})
 #: A GCS that is away is asked again after so long.
 _GCS_RETRY_S = 1.0
 
@@ -58,7 +56,7 @@ class RuntimeEnvAgent:
             source_process=_SOURCE_PROCESS,
         )
         reply = messages.GetOrCreateRuntimeEnvReply()
-        session = "slow builds" if _SLOW_FIELDS & runtime_env.keys() else "builds"
+        session = "slow builds" if SLOW_FIELDS & runtime_env.keys() else "builds"
         await self._post(session, "/get_or_create_runtime_env", request, reply)
         if reply.status != messages.AGENT_RPC_STATUS_OK:
             # In the words of Ray's own exception for it.
@@ -75,10 +73,6 @@ class RuntimeEnvAgent:
         )
         reply = messages.DeleteRuntimeEnvIfPossibleReply()
         await self._post("releases", "/delete_runtime_env_if_possible", request, reply)
-
-    async def close(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
 
     async def _post(self, session: str, path: str, request: Any, reply: Any) -> None:
         import aiohttp

@@ -53,14 +53,14 @@ class Connection:
     def left_out(self) -> str | None:
         """Return what the user has to add to `command`, in words, or None."""
         missing = ["the --headers"] if self.headers_given else []
-        if self.address is not None and self._shown_address() != self.address:
+        if self.address is not None and self._shown_address() != self.address.strip():
             missing.append("the password in the address (***)")
         return f"Left out here, for it may be secret: {' and '.join(missing)}." if missing else None
 
     def _shown_address(self) -> str:
         from ray_jobs.client.address import redact
 
-        address = self.address or ""
+        address = (self.address or "").strip()
         if "://" in address:
             return redact(address)
         # Only of a URL is known where the password is.

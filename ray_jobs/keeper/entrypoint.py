@@ -7,6 +7,8 @@ import errno
 import os
 import signal
 
+from ray_jobs.keeper.processes import oom_score, set_oom_score
+
 TYPE_CHECKING = False  # typing's own would cost every keeper its memory
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -29,6 +31,9 @@ def start_entrypoint(order: dict[str, Any], log_fd: int) -> int:
         os.chdir(order["cwd"])
     except OSError as error:
         raise explained(error, "working directory " + order["cwd"]) from None
+    own_score = oom_score()
+    # The job before the workers of others, and its keeper after them: that is to report its end.
+    set_oom_score(order.get("oom_score", own_score))  # earlier versions give none
     try:
         return spawn(order, log_fd)
     except NotImplementedError:
@@ -37,6 +42,7 @@ def start_entrypoint(order: dict[str, Any], log_fd: int) -> int:
     except OSError as error:
         raise explained(error, order["argv"][0]) from None
     finally:
+        set_oom_score(own_score)
         os.chdir("/")
 
 

@@ -5,6 +5,7 @@ A process is named by its pid and its start, in ticks since boot: pids are used 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 Process = tuple[int, int]
 
 MAX_STOP_ROUNDS = 100
+#: Which of the machine's processes the kernel kills first when it has no memory left.
+OOM_SCORE_FILE = "/proc/self/oom_score_adj"
 #: Fields of /proc/PID/stat behind the name.
 STATE, PARENT, SESSION, START = 0, 1, 3, 19
 
@@ -177,3 +180,17 @@ def kill_all(find: Callable[[], Iterable[Process]]) -> tuple[set[Process], set[i
             send_signal(process, signal.SIGSTOP)
         found |= new
     return found, {process[0] for process in found if not send_signal(process, signal.SIGKILL)}
+
+
+def oom_score() -> int | None:
+    """Return the adjustment of this process's, None where the kernel doesn't tell."""
+    with contextlib.suppress(OSError, ValueError), open(OOM_SCORE_FILE) as file:
+        return int(file.read())
+    return None
+
+
+def set_oom_score(score: int | None) -> None:
+    """Set the adjustment of this process's, if it may be set."""
+    if score is not None:
+        with contextlib.suppress(OSError), open(OOM_SCORE_FILE, "w") as file:
+            file.write(str(score))

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _VARIABLE_FIELDS = frozenset({"env_vars", "config", "excludes", "worker_process_setup_hook"})
 #: Fields that Ray's agent builds, and that only change what runs before the entrypoint.
 _AGENT_FIELDS = frozenset({"working_dir", "py_modules", "pip", "uv", "conda"})
+#: Those of which a build may take minutes.
+SLOW_FIELDS = frozenset({"pip", "uv", "conda"})
 _PACKAGE_PREFIX = "gcs://"
 
 
@@ -110,15 +112,18 @@ class Environments:
     async def _begin(
         self, runtime_env: dict[str, Any], log_files: list[str]
     ) -> asyncio.Future[dict[str, Any]]:
-        """Ask the agent for an environment, once it doesn't build the same one any more.
+        """Ask the agent for an environment, once what takes long in it was built for another job.
 
-        It has those that are alike wait for the first. A hundred that do so hold a connection each,
-        and others have none.
+        The agent has those that need the same wait for each other. A hundred that do so hold a
+        connection each, and others have none.
         """
-        key = json.dumps(runtime_env, sort_keys=True)
-        first = self._building.get(key)
-        if first is not None:
+        wanted = {name: runtime_env[name] for name in _AGENT_FIELDS if runtime_env.get(name)}
+        slow = {name: wanted[name] for name in SLOW_FIELDS & wanted.keys()}
+        key = json.dumps(slow or wanted, sort_keys=True)
+        while (first := self._building.get(key)) is not None:
             await asyncio.wait([first])
+            if not first.cancelled() and first.exception() is None:
+                break  # the agent has it
         building = asyncio.ensure_future(self._agent.build(runtime_env, log_files))
         if key not in self._building:
             self._building[key] = building

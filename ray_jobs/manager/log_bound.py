@@ -244,7 +244,8 @@ class LogBound:
     def _cut_off(self, name: str, max_bytes: int) -> int:
         """Have the notice in a log, in place of what it holds. Returns the bytes that it takes.
 
-        On a full disk there may be no room for a link, but there is in what the log takes.
+        On a full disk there may be no room for a link, but there is in what the log takes. One that
+        the archive has too is removed.
         """
         place = self._place_of(name)
         if place is None:

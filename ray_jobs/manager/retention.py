@@ -300,7 +300,8 @@ class Retention:
         with _reading_log():
             for place in places(path):
                 if is_link(place):
-                    return os.lstat(place)
+                    with contextlib.suppress(FileNotFoundError):  # it was moved just now
+                        return os.lstat(place)
             fd = open_log(path)
         if fd is None:
             return None

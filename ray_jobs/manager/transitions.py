@@ -23,6 +23,10 @@ LOG_MAY_BE_CUT_OFF = (
     "The disk under its log was full, or failed, when it ended, or its node was gone before all of"
     " its log was copied: some of what it wrote may be missing there."
 )
+#: What is kept of a message, in characters: its beginning, and its end, where an installer says
+#: what was wrong. All records must be small enough to be read together. The last 20,000 characters
+#: that a failed entrypoint wrote are never cut.
+MESSAGE_START_CHARACTERS, MESSAGE_END_CHARACTERS = 4_000, 20_000
 
 
 def running(
@@ -86,11 +90,20 @@ def finished(
     return msgspec.structs.replace(
         record,
         status=status,
-        message=message,
+        message=shortened(message) if message else message,
         error_type=error_type.value if error_type else None,
         driver_exit_code=exit_code,
         end_time=max(now_ms, record.start_time or 0),
     )
+
+
+def shortened(message: str) -> str:
+    """Return a message without its middle if it is too long."""
+    left_out = len(message) - MESSAGE_START_CHARACTERS - MESSAGE_END_CHARACTERS
+    if left_out <= 0:
+        return message
+    start, end = message[:MESSAGE_START_CHARACTERS], message[-MESSAGE_END_CHARACTERS:]
+    return f"{start}\n[... {left_out:,} characters left out ...]\n{end}"
 
 
 def failed(

@@ -321,6 +321,7 @@ class JobSupervisor:
             "log_path": attempt.log_path,
             "log_header": order["log_header"],
             "niceness": self._surroundings.niceness,
+            "oom_score": self._surroundings.oom_score,
         }
         status, reader, writer = await self._spawned(spawn_order)
         if status["state"] != "exists":

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from ray_jobs.keeper.clock import read_boot_id
+from ray_jobs.keeper.processes import oom_score
 from ray_jobs.supervisor.node import raylet_pid
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Surroundings:
         self.environment = dict(os.environ)
         self.node_environment = node_environment()
         self.niceness = node_niceness()
+        #: A worker's, as an entrypoint of Ray's own server has it.
+        self.oom_score = oom_score()
         self.cwd = os.getcwd()
         self.gcs_address = str(ray.get_runtime_context().gcs_address)
         self.boot_id = read_boot_id()

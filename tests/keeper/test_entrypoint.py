@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ray_jobs.keeper.entrypoint import fork, spawn, start_entrypoint
+from ray_jobs.keeper.processes import oom_score
 
 Way = Callable[[dict[str, Any], int], int]
 
@@ -76,3 +77,16 @@ def test_python_that_cannot_spawn_into_a_session(
         pid = start_entrypoint(order("/bin/pwd", cwd=str(tmp_path)), log.fileno())
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert (tmp_path / "log").read_text() == f"{tmp_path}\n"
+
+
+def test_the_kernel_kills_the_job_before_its_keeper(tmp_path: Path) -> None:
+    own = oom_score()
+    assert own is not None
+    wanted = min(own + 300, 1000)
+    script = "cat /proc/self/oom_score_adj"
+    with (tmp_path / "log").open("wb") as log:
+        for score in ({"oom_score": wanted}, {}):  # earlier versions order none
+            pid = start_entrypoint({**order("/bin/sh", "-c", script), **score}, log.fileno())
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert oom_score() == own
+    assert (tmp_path / "log").read_text().split() == [str(wanted), str(own)]

@@ -106,7 +106,7 @@ def _of_node() -> dict[str, Any]:
         "kill_left": lambda attempt: here().kill_left(attempt),
         "entrypoint_argv": lambda order: here().entrypoint_argv(order),
         "entrypoint_env": lambda order, surroundings: {},
-        "Surroundings": lambda: types.SimpleNamespace(cwd="/", niceness=0, boot_id=""),
+        "Surroundings": lambda: types.SimpleNamespace(cwd="/", niceness=0, oom_score=0, boot_id=""),
         "listen": _no_socket,
         "logs_dir": lambda: LOGS_DIR,
         "work_dir": lambda: WORK_DIR,

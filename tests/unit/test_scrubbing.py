@@ -111,6 +111,10 @@ from ray_jobs.scrubbing import (
         ("https://h/?token=a'secret", "https://h/?token=<redacted>"),
         ("https://h/?author=me", "https://h/?author=me"),
         ("https://h/?token=&b=1", "https://h/?token=&b=1"),
+        (
+            "https://h/?next=http://g?token=Bearer sk-secretsecret",
+            "https://h/?next=http://g?token=<redacted> <redacted>",
+        ),
         # A URL within a parameter.
         (
             "https://h/?next=http://u:secret@g?a=1?token=secret&b=1",
@@ -364,10 +368,13 @@ def test_many_values_with_many_forms_are_not_all_written() -> None:
         ("Authorization", "-H 'Authorization: ApiKey hunter2hunter2'"),
         ("Bearer", "'Bearer sk-hunter2hunter2'"),
         ("secret@db", "postgresql://user:hunter2secret@db/prod"),
+        # What ends with a letter, or holds a line's end or a quote.
+        ("user_token", "failed with user_tokenBearer hunter2hunter2"),
+        ("line1\nline2", "Authorization: Sig line1\nline2, s=hunter2hunter2"),
+        ("it's me now", "-H 'Authorization: Sig k=it's me now, sig=hunter2hunter2'"),
     ],
 )
-def test_a_value_that_is_a_part_of_what_tells_a_credential(value: str, text: str) -> None:
-    assert "hunter2" not in scrubbed(text)
+def test_values_beside_or_within_credentials(value: str, text: str) -> None:
     found = scrubbed(text, [value])
     assert "hunter2" not in found
     assert value not in found

@@ -41,6 +41,11 @@ class Gcs:
         return {NODE_ID: self._row}
 
 
+async def close(agent: RuntimeEnvAgent) -> None:
+    for session in agent._sessions.values():
+        await session.close()
+
+
 @pytest.fixture
 async def gcs(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gcs]:
     """With an agent that has released whatever it is told."""
@@ -83,7 +88,7 @@ async def test_gcs_that_is_away_is_waited_for(gcs: Gcs) -> None:
     agent = RuntimeEnvAgent()
     await agent.release({"pip": ["x"]})
     assert not gcs.failures
-    await agent.close()
+    await close(agent)
 
 
 async def test_other_trouble_of_ray_is_an_agent_that_cant_be_reached(gcs: Gcs) -> None:
@@ -91,7 +96,7 @@ async def test_other_trouble_of_ray_is_an_agent_that_cant_be_reached(gcs: Gcs) -
     agent = RuntimeEnvAgent()
     with pytest.raises(AgentUnreachable):
         await agent.release({"pip": ["x"]})
-    await agent.close()
+    await close(agent)
 
 
 async def test_slow_builds_hold_up_nothing_else(gcs: Gcs) -> None:
@@ -103,4 +108,4 @@ async def test_slow_builds_hold_up_nothing_else(gcs: Gcs) -> None:
     assert not many.done()
     gcs.may_install.set()
     assert await many == [{}] * 150
-    await agent.close()
+    await close(agent)

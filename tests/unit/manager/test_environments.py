@@ -108,12 +108,15 @@ async def test_the_agent_is_asked_once_while_it_builds(agent: FakeAgent) -> None
     """Jobs of a sweep: each would hold a connection for as long as the installation takes."""
     environments = Environments(agent, streams_log=False)
     agent.may_answer.clear()
-    first, *others = (
-        asyncio.ensure_future(environments.build(record({"pip": ["x"]}), "/log")) for _ in range(4)
+    sweep: list[dict[str, Any]] = [
+        {"pip": ["x"], "env_vars": {"SEED": str(n)}, "working_dir": n * "a"} for n in range(4)
+    ]
+    first, *others, other = (
+        asyncio.ensure_future(environments.build(record(env), "/log"))
+        for env in [*sweep, {"pip": ["y"]}]
     )
-    other = asyncio.ensure_future(environments.build(record({"pip": ["y"]}), "/log"))
     await asyncio.sleep(0.01)
-    assert agent.asked == [{"pip": ["x"]}, {"pip": ["y"]}]
+    assert agent.asked == [sweep[0], {"pip": ["y"]}]
     stopped = others.pop()
     for each in (first, stopped):  # what the first one asked for is built all the same
         each.cancel()
@@ -125,6 +128,26 @@ async def test_the_agent_is_asked_once_while_it_builds(agent: FakeAgent) -> None
     await agent.released.wait()  # the first one's
     await environments.build(record({"pip": ["x"]}), "/log")
     assert agent.users == 4
+
+
+async def test_one_installation_that_fails_is_tried_by_the_next_job_alone(
+    agent: FakeAgent,
+) -> None:
+    environments = Environments(agent, streams_log=False)
+    agent.failure = EnvironmentFailed("no such package")
+    agent.may_answer.clear()
+    builds = [
+        asyncio.ensure_future(environments.build(record({"pip": ["x"]}), "/log")) for _ in range(3)
+    ]
+    for count in (1, 2, 3):
+        await asyncio.sleep(0.01)
+        assert len(agent.asked) == count
+        agent.may_answer.set()
+        await asyncio.sleep(0)
+        agent.may_answer.clear()
+    agent.may_answer.set()
+    results = await asyncio.gather(*builds, return_exceptions=True)
+    assert [type(each) for each in results] == [EnvironmentFailed] * 3
 
 
 async def test_interrupted_build_is_let_go_once_it_is_done(agent: FakeAgent) -> None:

@@ -13,10 +13,20 @@ from ray_jobs import store as store_module
 from ray_jobs.claims import EPOCH_PREFIX, KV_NAMESPACE
 from ray_jobs.mirror import MIRROR_KEY_PREFIX, MIRROR_NAMESPACE
 from ray_jobs.models import JobStatus
-from ray_jobs.records import MIRROR_FIELDS, encode_record
+from ray_jobs.records import MIRROR_FIELDS, JobRecord, encode_record, mirror_json
 from ray_jobs.store import RECORD_PREFIX, KvStore, Superseded
+from ray_jobs.supervisor.logs import TAIL_CHARS
+from ray_jobs.validation import (
+    MAX_ARGUMENT_BYTES,
+    MAX_RESOURCES_CHARACTERS,
+    MAX_SUBMISSION_ID_BYTES,
+    parse_submit_request,
+)
 
 from .memory_kv import RECORD, MemoryKv, claimed
+
+#: What Ray lets one answer of the GCS have.
+MAX_GRPC_MESSAGE_BYTES = 512 * 1024 * 1024
 
 
 async def test_record_and_mirror(kv: MemoryKv) -> None:
@@ -149,6 +159,27 @@ async def test_many_records_are_read_in_pieces(
     monkeypatch.setattr(kv, "get_many", counted)
     assert sorted(each.submission_id for each in await store.read(ids)) == [*names, *theirs]
     assert max(read_at_once) == 3  # one answer holds 512 MiB at most
+
+
+@pytest.mark.parametrize("character", ["\x01", "\U0001f642"])
+def test_the_largest_records_can_be_read_together(character: str) -> None:
+    """Characters take up to twelve bytes there. What the GCS can't answer, no manager can read."""
+    body = {
+        "entrypoint": character * (MAX_ARGUMENT_BYTES // len(character.encode())),
+        "runtime_env": {"env_vars": {"A": '"' * (MAX_ARGUMENT_BYTES // 2 - 100)}},
+        "entrypoint_resources": {character * MAX_RESOURCES_CHARACTERS: 1},
+        "entrypoint_label_selector": {"a": "b" * (MAX_RESOURCES_CHARACTERS - 1)},
+    }
+    fields = msgspec.structs.asdict(parse_submit_request(json.dumps(body).encode()))
+    known = {name: value for name, value in fields.items() if name in body}
+    largest = JobRecord(
+        submission_id="a" * MAX_SUBMISSION_ID_BYTES,
+        status=JobStatus.FAILED,
+        message=character * TAIL_CHARS,
+        **known,
+    )
+    for encoded in (encode_record(largest), mirror_json(largest, frozenset(MIRROR_FIELDS))):
+        assert len(encoded) * store_module.READ_PIECE < MAX_GRPC_MESSAGE_BYTES
 
 
 async def test_a_job_that_is_recorded_meanwhile_is_none_of_rays(

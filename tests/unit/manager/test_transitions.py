@@ -9,6 +9,7 @@ import pytest
 from ray_jobs.manager import transitions
 from ray_jobs.models import JobErrorType, JobStatus
 from ray_jobs.records import JobRecord, default_message
+from ray_jobs.supervisor.logs import TAIL_CHARS
 
 
 def record(status: JobStatus, **fields: Any) -> JobRecord:
@@ -28,6 +29,27 @@ def test_running_only_from_pending(status: JobStatus) -> None:
         assert changed.log_base_bytes == 3
     else:
         assert changed is None
+
+
+def test_a_long_message_is_kept_in_part() -> None:
+    """An installer may say megabytes in one line. Of a log's end, all is kept."""
+    said = "b" * 5_000 + "x" * 1_000_000 + "e" * 30_000
+    found = transitions.failed(
+        record(JobStatus.PENDING),
+        now_ms=200,
+        message=said,
+        error_type=JobErrorType.RUNTIME_ENV_SETUP_FAILURE,
+    )
+    assert found is not None
+    start, notice, end = (found.message or "").split("\n")
+    assert (start, end) == ("b" * 4_000, "e" * 20_000)
+    assert notice == "[... 1,011,000 characters left out ...]"
+    tail = "x" * TAIL_CHARS
+    ended = transitions.concluded(
+        record(JobStatus.RUNNING), {"state": "exited", "code": 3, "log_tail": tail}, 200
+    )
+    assert ended is not None
+    assert str(ended.message).endswith(f"chars):\n{tail}")
 
 
 @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED])
