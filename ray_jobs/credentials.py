@@ -82,13 +82,14 @@ def credentials_in(text: str) -> list[Span]:
     if has_url(text):
         found += _userinfo_in(text)
         if "=" in text:
-            # A password may look like a parameter, and end one.
-            found += _parameters_in(masked(text, found))
+            # A password may look like a parameter, and end one; or the other way round.
+            outside = masked(text, found)
+            found += [*_parameters_in(text, found), *_parameters_in(outside, [(0, len(text))])]
     lowered = text.lower()
     if "authorization" in lowered:
         found += _headers_in(text)
     if "bearer" in lowered or "basic" in lowered:
-        found += (each.span(1) for each in _SCHEME.finditer(text))
+        found += (scheme.span(1) for scheme in _SCHEME.finditer(text))
     return found
 
 
@@ -150,15 +151,18 @@ def _userinfo_in(text: str) -> Iterator[Span]:
             yield found.end(1), found.end() - 1
 
 
-def _parameters_in(text: str) -> Iterator[Span]:
+def _parameters_in(text: str, parts: Iterable[Span]) -> Iterator[Span]:
+    """Yield the secret values of those that begin in some parts of a text."""
     end = 0
-    while found := _PARAMETER.search(text, end):
-        end = found.end()
-        # The value of any other may be a URL with parameters of its own.
-        value = _VALUE.match(text, end) if _SECRET_NAME.search(found[1]) else None
-        if value and value[0]:
-            end = value.end()
-            yield value.span()
+    for start, stop in parts:
+        end = max(end, start)
+        while found := _PARAMETER.search(text, end, stop):
+            end = found.end()
+            # The value of any other may be a URL with parameters of its own.
+            value = _VALUE.match(text, end) if _SECRET_NAME.search(found[1]) else None
+            if value and value[0]:
+                end = value.end()
+                yield value.span()
 
 
 def _headers_in(text: str) -> Iterator[Span]:

@@ -18,7 +18,7 @@ Process = tuple[int, int]
 
 MAX_STOP_ROUNDS = 100
 #: Which of the machine's processes the kernel kills first when it has no memory left.
-OOM_SCORE_FILE = "/proc/self/oom_score_adj"
+OOM_SCORE_FILE = "/proc/{}/oom_score_adj"
 #: Fields of /proc/PID/stat behind the name.
 STATE, PARENT, SESSION, START = 0, 1, 3, 19
 
@@ -182,15 +182,15 @@ def kill_all(find: Callable[[], Iterable[Process]]) -> tuple[set[Process], set[i
     return found, {process[0] for process in found if not send_signal(process, signal.SIGKILL)}
 
 
-def oom_score() -> int | None:
-    """Return the adjustment of this process's, None where the kernel doesn't tell."""
-    with contextlib.suppress(OSError, ValueError), open(OOM_SCORE_FILE) as file:
+def oom_score(process: int | str = "self") -> int | None:
+    """Return the adjustment of a process's score, None where the kernel doesn't tell."""
+    with contextlib.suppress(OSError, ValueError), open(OOM_SCORE_FILE.format(process)) as file:
         return int(file.read())
     return None
 
 
 def set_oom_score(score: int | None) -> None:
-    """Set the adjustment of this process's, if it may be set."""
+    """Set the adjustment of this process's score, if it may be set."""
     if score is not None:
-        with contextlib.suppress(OSError), open(OOM_SCORE_FILE, "w") as file:
+        with contextlib.suppress(OSError), open(OOM_SCORE_FILE.format("self"), "w") as file:
             file.write(str(score))

@@ -19,7 +19,14 @@ import time
 
 from ray_jobs.keeper.files import own_folder
 from ray_jobs.keeper.keeper import KILL_GIVE_UP_S, Keeper, Raylet
-from ray_jobs.keeper.processes import Process, below, kill_all, set_oom_score, watch_children
+from ray_jobs.keeper.processes import (
+    Process,
+    below,
+    kill_all,
+    oom_score,
+    set_oom_score,
+    watch_children,
+)
 from ray_jobs.keeper.sockets import (
     ORPHANS_SUFFIX,
     encode,
@@ -236,8 +243,9 @@ def run_zygote(directory: str, name: str, raylet_pid: int) -> None:
     libc.prctl(PR_SET_NAME, ZYGOTE_NAME, 0, 0, 0)
     become_subreaper()
     # Ray makes its workers the first victims of the kernel's OOM killer. A keeper, which inherits
-    # it, must outlive its job, to report it. In some containers it can't be lowered.
-    set_oom_score(0)
+    # the zygote's score, must outlive its job, to report it. No container lets it have less than
+    # the raylet.
+    set_oom_score(max(0, oom_score(raylet_pid) or 0))
     os.chdir("/")
     zygote = Zygote(name, listener, orphans_listener, lock_fd, Raylet(raylet_pid))
     gc.collect()

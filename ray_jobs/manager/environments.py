@@ -25,6 +25,9 @@ _VARIABLE_FIELDS = frozenset({"env_vars", "config", "excludes", "worker_process_
 _AGENT_FIELDS = frozenset({"working_dir", "py_modules", "pip", "uv", "conda"})
 #: Those of which a build may take minutes.
 SLOW_FIELDS = frozenset({"pip", "uv", "conda"})
+#: Environments that the agent is asked for at once, of those in which the same takes long. More
+#: than one: it may hang, and the next job's variables may lead to another index.
+BUILDS_AT_ONCE = 4
 _PACKAGE_PREFIX = "gcs://"
 
 
@@ -82,8 +85,8 @@ class Environments:
         self._agent = agent
         self._streams_log = streams_log
         self._tasks: set[asyncio.Future[Any]] = set()
-        #: What the agent is building, by what it is asked for.
-        self._building: dict[str, asyncio.Future[Any]] = {}
+        #: What the agent is building, by what takes long in it.
+        self._building: dict[str, set[asyncio.Future[Any]]] = {}
 
     async def build(self, record: JobRecord, log_path: str) -> Built:
         """Return a job's environment, built.
@@ -112,23 +115,27 @@ class Environments:
     async def _begin(
         self, runtime_env: dict[str, Any], log_files: list[str]
     ) -> asyncio.Future[dict[str, Any]]:
-        """Ask the agent for an environment, once what takes long in it was built for another job.
+        """Ask the agent for an environment, once few others are asked for that need the same.
 
-        The agent has those that need the same wait for each other. A hundred that do so hold a
-        connection each, and others have none.
+        The agent has those wait for each other. A hundred that do so hold a connection each, and
+        others have none.
         """
         wanted = {name: runtime_env[name] for name in _AGENT_FIELDS if runtime_env.get(name)}
         slow = {name: wanted[name] for name in SLOW_FIELDS & wanted.keys()}
         key = json.dumps(slow or wanted, sort_keys=True)
-        while (first := self._building.get(key)) is not None:
-            await asyncio.wait([first])
-            if not first.cancelled() and first.exception() is None:
-                break  # the agent has it
+        while len(others := self._building.get(key, set())) >= BUILDS_AT_ONCE:
+            done, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+            if not slow or any(not each.cancelled() and each.exception() is None for each in done):
+                break  # the agent has it, or may soon answer all of them
         building = asyncio.ensure_future(self._agent.build(runtime_env, log_files))
-        if key not in self._building:
-            self._building[key] = building
-            building.add_done_callback(lambda _: self._building.pop(key))
+        self._building.setdefault(key, set()).add(building)
+        building.add_done_callback(functools.partial(self._forget, key))
         return building
+
+    def _forget(self, key: str, building: asyncio.Future[Any]) -> None:
+        self._building[key].discard(building)
+        if not self._building[key]:
+            del self._building[key]
 
     async def release(self, runtime_env: dict[str, Any]) -> None:
         """Tell the agent that a job doesn't need its environment any more."""

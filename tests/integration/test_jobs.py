@@ -14,6 +14,7 @@ import pytest
 
 from ray_jobs import JobSubmissionClient
 from ray_jobs.errors import DuplicateSubmissionId, InvalidRequest, JobNotFound, JobNotTerminal
+from ray_jobs.keeper.processes import oom_score
 from ray_jobs.models import JobStatus
 from tests.waiting import wait_until
 
@@ -263,11 +264,16 @@ def test_nested_submission(client: JobSubmissionClient) -> None:
     assert log.endswith("SUCCEEDED\n")
 
 
+def test_the_kernel_kills_a_job_before_its_keeper(client: JobSubmissionClient) -> None:
+    command = "cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj"
+    _, _, log = finish(client, entrypoint=command)
+    of_raylet = oom_score()  # it is below this process
+    assert of_raylet is not None
+    assert log.split()[-2:] == [WORKER_OOM_SCORE, str(max(0, of_raylet))]
+
+
 def test_environment_of_the_entrypoint(client: JobSubmissionClient) -> None:
-    code = (
-        "import json, os; print(json.dumps(dict(os.environ)));"
-        " print(os.nice(0), int(open('/proc/self/oom_score_adj').read()))"
-    )
+    code = "import json, os; print(json.dumps(dict(os.environ))); print(os.nice(0))"
     asked = {"env_vars": {"A": "${HOME}/x"}}
     _, _, log = finish(client, entrypoint=python(code), runtime_env=asked)
     env_line, nice_line = log.splitlines()[-2:]
@@ -279,6 +285,6 @@ def test_environment_of_the_entrypoint(client: JobSubmissionClient) -> None:
     assert "OMP_NUM_THREADS" not in env
     assert "RAY_worker_niceness" not in env
     assert "RAY_RAYLET_PID" not in env
-    assert nice_line.split() == ["0", WORKER_OOM_SCORE]
+    assert nice_line == "0"
     config = json.loads(env["RAY_JOB_CONFIG_JSON_ENV_VAR"])
     assert config["runtime_env"] == asked

@@ -115,6 +115,7 @@ from ray_jobs.scrubbing import (
             "https://h/?next=http://g?token=Bearer sk-secretsecret",
             "https://h/?next=http://g?token=<redacted> <redacted>",
         ),
+        ("redis://h:6379?password=p@secret", "redis://<redacted>"),
         # A URL within a parameter.
         (
             "https://h/?next=http://u:secret@g?a=1?token=secret&b=1",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ray_jobs.manager.environments import (
+    BUILDS_AT_ONCE,
     AgentUnreachable,
     Built,
     EnvironmentFailed,
@@ -104,50 +105,69 @@ async def test_failures(agent: FakeAgent) -> None:
     await environments.release({"pip": ["x"]})
 
 
-async def test_the_agent_is_asked_once_while_it_builds(agent: FakeAgent) -> None:
+async def begun(
+    environments: Environments, envs: list[dict[str, Any]]
+) -> list[asyncio.Future[Built]]:
+    """Return builds, each of which has come as far as it can."""
+    builds: list[asyncio.Future[Built]] = [
+        asyncio.ensure_future(environments.build(record(env), "/log")) for env in envs
+    ]
+    await asyncio.sleep(0.01)
+    return builds
+
+
+async def test_the_agent_is_asked_for_few_that_install_the_same(agent: FakeAgent) -> None:
     """Jobs of a sweep: each would hold a connection for as long as the installation takes."""
     environments = Environments(agent, streams_log=False)
     agent.may_answer.clear()
     sweep: list[dict[str, Any]] = [
-        {"pip": ["x"], "env_vars": {"SEED": str(n)}, "working_dir": n * "a"} for n in range(4)
+        {"pip": ["x"], "env_vars": {"SEED": str(n)}, "working_dir": n * "a"}
+        for n in range(BUILDS_AT_ONCE + 3)
     ]
-    first, *others, other = (
-        asyncio.ensure_future(environments.build(record(env), "/log"))
-        for env in [*sweep, {"pip": ["y"]}]
-    )
-    await asyncio.sleep(0.01)
-    assert agent.asked == [sweep[0], {"pip": ["y"]}]
+    first, *others, other = await begun(environments, [*sweep, {"pip": ["y"]}])
+    assert agent.asked == [*sweep[:BUILDS_AT_ONCE], {"pip": ["y"]}]
     stopped = others.pop()
     for each in (first, stopped):  # what the first one asked for is built all the same
         each.cancel()
     agent.may_answer.set()
     await asyncio.gather(other, *others)
-    assert len(agent.asked) == 4
+    assert len(agent.asked) == len(sweep)
     await asyncio.wait([first, stopped])
     assert not environments._building
     await agent.released.wait()  # the first one's
-    await environments.build(record({"pip": ["x"]}), "/log")
-    assert agent.users == 4
+    assert agent.users == len(sweep) - 1
 
 
-async def test_one_installation_that_fails_is_tried_by_the_next_job_alone(
-    agent: FakeAgent,
-) -> None:
+async def test_installations_that_fail_are_tried_by_few_at_once(agent: FakeAgent) -> None:
     environments = Environments(agent, streams_log=False)
     agent.failure = EnvironmentFailed("no such package")
     agent.may_answer.clear()
-    builds = [
-        asyncio.ensure_future(environments.build(record({"pip": ["x"]}), "/log")) for _ in range(3)
-    ]
+    builds = await begun(environments, [{"pip": ["x"]}] * 3 * BUILDS_AT_ONCE)
     for count in (1, 2, 3):
-        await asyncio.sleep(0.01)
-        assert len(agent.asked) == count
+        assert len(agent.asked) == count * BUILDS_AT_ONCE
         agent.may_answer.set()
         await asyncio.sleep(0)
         agent.may_answer.clear()
+        await asyncio.sleep(0.01)
+    results = await asyncio.gather(*builds, return_exceptions=True)
+    assert [type(each) for each in results] == [EnvironmentFailed] * len(builds)
+
+
+async def test_quick_ones_that_fail_do_so_soon(agent: FakeAgent) -> None:
+    """Code that can't be fetched: the rest is asked for once one of them has its answer."""
+    environments = Environments(agent, streams_log=False)
+    agent.failure = EnvironmentFailed("404")
+    agent.may_answer.clear()
+    builds = await begun(environments, [{"working_dir": "https://h/a.zip"}] * 3 * BUILDS_AT_ONCE)
+    assert len(agent.asked) == BUILDS_AT_ONCE
+    agent.may_answer.set()
+    await asyncio.sleep(0)
+    agent.may_answer.clear()
+    await asyncio.sleep(0.01)
+    assert len(agent.asked) == len(builds)
     agent.may_answer.set()
     results = await asyncio.gather(*builds, return_exceptions=True)
-    assert [type(each) for each in results] == [EnvironmentFailed] * 3
+    assert [type(each) for each in results] == [EnvironmentFailed] * len(builds)
 
 
 async def test_interrupted_build_is_let_go_once_it_is_done(agent: FakeAgent) -> None:
