@@ -257,13 +257,16 @@ def test_broken_environments_hold_no_secret(cluster: Cluster) -> None:
         {"pip": [f"x @ https://alice:{URL_PASSWORD}@127.0.0.1:1/x-1.0-py3-none-any.whl"]},
     ]
     with JobSubmissionClient(cluster.address) as client:
-        for number, each in enumerate(fields):
-            job_id = client.submit_job(
+        job_ids = [
+            client.submit_job(
                 entrypoint=f"true https://alice:{URL_PASSWORD}@host",
                 runtime_env={**each, "env_vars": {"KEY": ENV_VALUE}},
                 # A supervisor of the pool, and one of the job's own.
                 entrypoint_num_cpus=0.1 * number,
             )
+            for number, each in enumerate(fields)
+        ]
+        for job_id in job_ids:
             info = client.wait_until_finish(job_id, timeout=120)
             assert info.status == "FAILED"
             assert "<redacted>@127.0.0.1:1/" in str(info.message)
