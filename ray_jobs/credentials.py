@@ -6,7 +6,7 @@ All costs are linear in the length of the text: who submits chooses it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 PLACEHOLDER = "<redacted>"
 
@@ -95,24 +95,27 @@ def credentials_in(text: str) -> list[Span]:
 
 def masked(text: str, spans: Iterable[Span]) -> str:
     """Return a text of the same length in which nothing is found within some spans."""
-    kept: list[str] = []
-    end = 0
-    for start, stop in sorted(spans):
-        if stop > end:
-            begin = max(start, end)
-            kept += [text[end:begin], _MASK * (stop - begin)]
-            end = stop
-    return "".join([*kept, text[end:]])
+    return _replaced(text, spans, lambda length: _MASK * length)
 
 
 def covered(text: str, spans: Iterable[Span], placeholder: str = PLACEHOLDER) -> str:
     """Return a text with each part that some spans cover replaced by the placeholder."""
+    return _replaced(text, spans, lambda _: placeholder)
+
+
+def _replaced(text: str, spans: Iterable[Span], by: Callable[[int], str]) -> str:
+    """Return a text with each part that some spans cover replaced, by what its length gets."""
+    parts: list[Span] = []
+    for start, stop in sorted(spans):
+        if parts and start <= parts[-1][1]:  # one part with what is before
+            parts[-1] = parts[-1][0], max(parts[-1][1], stop)
+        else:
+            parts.append((start, stop))
     kept: list[str] = []
     end = 0
-    for start, stop in sorted(spans):
-        if start > end or not kept:
-            kept += [text[end:start], placeholder]
-        end = max(end, stop)
+    for start, stop in parts:
+        kept += [text[end:start], by(stop - start)]
+        end = stop
     return "".join([*kept, text[end:]])
 
 

@@ -12,7 +12,12 @@ from ray.exceptions import RayError, RpcError
 from ray.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
 from ray_jobs._ray.gcs import gcs_client
-from ray_jobs.manager.environments import SLOW_FIELDS, AgentUnreachable, EnvironmentFailed
+from ray_jobs.manager.environments import (
+    SLOW_FIELDS,
+    AgentUnreachable,
+    EnvironmentFailed,
+    wanted_fields,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ class RuntimeEnvAgent:
             source_process=_SOURCE_PROCESS,
         )
         reply = messages.GetOrCreateRuntimeEnvReply()
-        session = "slow builds" if SLOW_FIELDS & runtime_env.keys() else "builds"
+        session = "slow builds" if SLOW_FIELDS & wanted_fields(runtime_env) else "builds"
         await self._post(session, "/get_or_create_runtime_env", request, reply)
         if reply.status != messages.AGENT_RPC_STATUS_OK:
             # In the words of Ray's own exception for it.

@@ -120,9 +120,9 @@ class Environments:
         The agent has those wait for each other. A hundred that do so hold a connection each, and
         others have none.
         """
-        wanted = {name: runtime_env[name] for name in _AGENT_FIELDS if runtime_env.get(name)}
-        slow = {name: wanted[name] for name in SLOW_FIELDS & wanted.keys()}
-        key = json.dumps(slow or wanted, sort_keys=True)
+        wanted = _AGENT_FIELDS & wanted_fields(runtime_env)
+        slow = SLOW_FIELDS & wanted
+        key = json.dumps({name: runtime_env[name] for name in slow or wanted}, sort_keys=True)
         while len(others := self._building.get(key, set())) >= BUILDS_AT_ONCE:
             done, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
             if not slow or any(not each.cancelled() and each.exception() is None for each in done):
